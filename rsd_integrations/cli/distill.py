@@ -106,7 +106,7 @@ def _checkpoint(spec: str) -> tuple[str, dict[str, Any]]:
         folder = folder_of(rest)
         if rest == "prm":
             return str(folder), options
-    raise SpecError(f"{spec!r} has no exits: they are for reward models of transformers, prm:MODEL or embedded:prm")
+    raise SpecError(f"{spec!r} cannot have exits: they are for transformers reward models, prm:MODEL or embedded:prm")
 
 
 def _depth(checkpoint: str) -> int | None:

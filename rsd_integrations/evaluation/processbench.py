@@ -30,7 +30,7 @@ class Judged:
     rewards: tuple[float | None, ...]
 
     def named(self, threshold: float) -> int:
-        """Index of the first step with a reward below the threshold, -1 for none. Steps without a reward are skipped."""
+        """Index of the first step with a reward below the threshold, -1 for none. Steps without one are skipped."""
         return next((i for i, r in enumerate(self.rewards) if r is not None and r < threshold), -1)
 
 

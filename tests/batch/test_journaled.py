@@ -46,7 +46,7 @@ def test_the_same_prompt_again_is_another_problem() -> None:
     assert as_problems(["other", "same"])[1].key == first.key  # wherever it stands in the file
 
 
-def test_more_prompts_may_be_added_and_changed_ones_are_solved_anew(tmp_path: Path) -> None:
+def test_prompts_may_be_added_and_changed_ones_are_solved_again(tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     run_journaled(SCRIPTED, as_problems(["one", "two"], ["a", "b"]), out)
     told = run_journaled(SCRIPTED, as_problems(["one", "two, changed", "three"], ["a", "b", "c"]), out)
@@ -97,7 +97,7 @@ def test_a_difference_at_the_end_of_a_long_spec_is_shown(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("torn", ['{"id": "b", "key": "x", "res', "\x00\x00\x00"])
-def test_a_torn_line_is_no_result_and_no_error(tmp_path: Path, torn: str) -> None:
+def test_a_torn_line_is_neither_a_result_nor_an_error(tmp_path: Path, torn: str) -> None:
     out = tmp_path / "results.jsonl"
     run_journaled(SCRIPTED, as_problems(["one"], ["a"]), out)
     whole = out.read_text()
@@ -108,15 +108,15 @@ def test_a_torn_line_is_no_result_and_no_error(tmp_path: Path, torn: str) -> Non
     assert set(read_results(out)) == {"a", "b"}
 
 
-def test_what_is_no_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_other_files_are_refused_and_left_unchanged(tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     out.write_text("my notes\n")
-    with pytest.raises(ConfigurationError, match="no journal of this program but text"):
+    with pytest.raises(ConfigurationError, match="not a journal of this program but text"):
         run_journaled(SCRIPTED, as_problems(["one"]), out)
     assert out.read_text() == "my notes\n"
 
 
-def test_a_failed_problem_is_noted_with_its_text_and_tried_again(tmp_path: Path) -> None:
+def test_a_failed_problem_is_noted_with_its_text_and_retried(tmp_path: Path) -> None:
     out, broken = tmp_path / "results.jsonl", [True]
 
     def target(path: Any, rng: Any) -> str | Exception:
@@ -161,7 +161,7 @@ def test_a_failed_problem_is_noted_with_its_text_and_tried_again(tmp_path: Path)
         ("{", "line 2 is not a prompt: it is not JSON"),
     ],
 )
-def test_a_line_that_is_no_prompt_is_a_row_with_an_error(tmp_path: Path, line: str, words: str) -> None:
+def test_an_invalid_prompt_is_a_row_with_an_error(tmp_path: Path, line: str, words: str) -> None:
     file, out = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
     file.write_text(f'"one"\n{line}\n{{"prompt": "three", "id": "c"}}\n')
     for found, rows in ((0, 3), (2, 3)):  # noted once, and told each time
@@ -178,7 +178,7 @@ def test_a_line_that_is_no_prompt_is_a_row_with_an_error(tmp_path: Path, line: s
     assert '{"prompt": TEXT or MESSAGES' in str(strict.value)
 
 
-def test_a_bad_line_keeps_its_name_and_is_solved_once_it_is_mended(tmp_path: Path) -> None:
+def test_a_bad_line_keeps_its_name_and_is_solved_once_it_is_fixed(tmp_path: Path) -> None:
     file, out = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
     run_journaled(SCRIPTED, read_problems(write(file, {"prompt": " ", "id": 7})), out)
     assert read_results(out)["7"].finish_reason == "error"
@@ -187,7 +187,7 @@ def test_a_bad_line_keeps_its_name_and_is_solved_once_it_is_mended(tmp_path: Pat
     assert read_results(out)["7"].answer == "10"
 
 
-def test_nothing_is_loaded_for_lines_that_are_no_prompts(tmp_path: Path) -> None:
+def test_nothing_is_loaded_for_invalid_prompts(tmp_path: Path) -> None:
     config = RSDConfig(drafter="hf:no/such", verifier="scripted:verifier", target="scripted:target")
     told = run_journaled(config, read_problems(write(tmp_path / "p.jsonl", "", 3)), tmp_path / "out.jsonl")
     assert (told.done, told.failed) == (0, 2)

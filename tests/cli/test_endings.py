@@ -200,7 +200,7 @@ def test_a_verifier_that_never_works_is_an_error_of_score_and_calibrate(
     assert not policy.exists()
 
 
-def test_a_role_that_worked_once_is_none_that_never_did(broken: Broken, few: str, tmp_path: Path) -> None:
+def test_a_role_that_worked_once_does_not_count_as_never_working(broken: Broken, few: str, tmp_path: Path) -> None:
     broken.models["scripted:verifier"] = ScriptedVerifier([ConnectionError("a moment"), 0.9])
     shown = CliRunner().invoke(app, ["batch", few, "--out", str(tmp_path / "out.jsonl"), *SCRIPTED])
     assert shown.exit_code == 0, shown.output
@@ -217,7 +217,7 @@ def test_contradictions_are_refused(few: str) -> None:
         assert "--n 3 and --all contradict each other" in str(result.exception)
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_reported() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"rsd-decoding {version('rsd-decoding')}\n")
 
@@ -240,7 +240,7 @@ def test_help_tells_what_a_task_may_be() -> None:
         ("drafter: scripted:draft\n", ["--temperature", "-1"], ["invalid configuration: settings.temperature"]),
     ],
 )
-def test_a_bad_configuration_is_told_with_its_place(
+def test_a_bad_configuration_is_reported_with_its_place(
     text: str, words: list[str], told: list[str], tmp_path: Path
 ) -> None:
     config = tmp_path / "config.yaml"
@@ -264,7 +264,7 @@ def test_a_bad_configuration_is_told_with_its_place(
         ("about: x\n  config: {}\n", ["line 2", "no YAML"]),
     ],
 )
-def test_a_bad_recipe_is_told_with_its_place(text: str, told: list[str], tmp_path: Path) -> None:
+def test_a_bad_recipe_is_reported_with_its_place(text: str, told: list[str], tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(text)
     error = str(CliRunner().invoke(app, ["eval", "--recipe", str(recipe)]).exception)

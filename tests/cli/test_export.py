@@ -59,7 +59,7 @@ def test_types_and_formats(tmp_path: Path) -> None:
         (("--from-gguf", "./none.gguf", "b"), "there is no file './none.gguf'"),
     ],
 )
-def test_what_was_meant_is_told(
+def test_what_was_meant_is_reported(
     words: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -67,7 +67,7 @@ def full_disk(*_: object) -> int:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("fault", ["missing folder", "a folder", "read-only folder", "full disk"])
 @pytest.mark.usefixtures("no_work")
-def test_an_output_that_cannot_be_written_is_told_before_the_work(
+def test_an_output_that_cannot_be_written_is_reported_before_the_work(
     command: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     option = command.split()[1]
@@ -91,7 +91,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(
 
 
 @pytest.mark.usefixtures("no_work")
-def test_a_plot_of_no_known_format_is_told_before_the_work(tmp_path: Path) -> None:
+def test_a_plot_of_no_known_format_is_reported_before_the_work(tmp_path: Path) -> None:
     for command in ("eval", "calibrate"):
         for name in ("figure.xyz", "figure"):
             with pytest.raises(ConfigurationError, match=r"a plot's name must end with its format, one of .*png"):
@@ -105,7 +105,7 @@ def test_two_outputs_are_two_files(tmp_path: Path) -> None:
         rsd("eval", "--n", "1", "--json", str(tmp_path / "x.json"), "--markdown", str(tmp_path / "link"))
 
 
-def test_a_recipes_further_files_are_tried_as_well(tmp_path: Path) -> None:
+def test_a_recipes_further_files_are_tried_too(tmp_path: Path) -> None:
     (tmp_path / "figure-2.png").mkdir()
     with pytest.raises(RSDError, match=r"--plot .*figure-2\.png is a folder"):
         rsd("eval", "--recipe", "paper-math-7b", "--plot", str(tmp_path / "figure.png"))
@@ -178,7 +178,7 @@ def test_an_earlier_file_is_whole_until_the_new_one_is(tmp_path: Path, monkeypat
     assert set(os.listdir(tmp_path)) == {"x.json", "link.json"}
 
 
-def test_a_file_for_which_there_is_no_room_is_put_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_room_is_put_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spare = tmp_path / "spare"
     spare.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(spare))
@@ -312,7 +312,7 @@ def test_a_full_disk_behind_the_output_is_one_line(words: list[str]) -> None:
     ]
 
 
-def test_a_fault_of_this_program_is_told_with_its_traceback_and_without_control_characters(
+def test_a_fault_of_this_program_is_reported_with_its_traceback_and_without_control_characters(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken() -> None:

@@ -88,7 +88,7 @@ def test_a_run_shows_them_below_what_it_prints(server: Server) -> None:
     assert "waiting" not in out.getvalue().split("the answer")[1]
 
 
-def test_short_waits_are_no_matter_of_the_users(server: Server) -> None:
+def test_short_waits_are_not_shown(server: Server) -> None:
     console, out = screen(terminal=False)
     with Waits(console):
         server.leave()

@@ -88,7 +88,7 @@ def test_the_recipes_are_those_of_the_concept_page() -> None:
     assert all(f"| `{kind}" in page for kind in kinds - {"rsd"})
 
 
-def test_every_file_is_told_of_and_serving_files_name_the_models_of_the_configuration() -> None:
+def test_every_file_is_mentioned_and_serving_files_name_the_models_of_the_configuration() -> None:
     page = (RECIPES / "README.md").read_text()
     assert all(f"]({file.name})" in page for file in (*CONFIGURATIONS, *SERVING, RECIPES / "Containerfile"))
     replicas = RSDConfig.parse(yaml.safe_load((RECIPES / "replicas.yaml").read_text()))

@@ -48,7 +48,7 @@ def test_such_a_step_may_be_kept() -> None:
     assert [(step.author, step.reward) for step in result.steps] == [("draft", None), ("target", 0.1)]
 
 
-def test_abstaining_and_failing_are_told_apart() -> None:
+def test_abstaining_and_failing_are_distinguished() -> None:
     kept = decoder([VerifierError("down"), None], on_abstain="target", on_verifier_error="accept").run("q")
     assert [step.author for step in kept.steps] == ["draft", "target"]
     assert [item.kind for item in kept.degradations] == ["verifier_error"]

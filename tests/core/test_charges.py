@@ -202,7 +202,7 @@ def test_drafts_that_nobody_could_score_are_discarded() -> None:
     assert result.ledger.verifier.discarded == 0
 
 
-async def test_a_hedge_is_not_begun_anew_when_a_draft_is_tried_again() -> None:
+async def test_a_hedge_is_not_restarted_when_a_draft_is_retried() -> None:
     """One call of the target for each of its steps, however many drafts of the step were tried."""
     target = ScriptedTarget(lambda path, rng: f"target {path.depth}\n\n", delay=0.01)
     made = RewardGuidedDecoder(
@@ -421,7 +421,7 @@ def test_speculation_that_fails_charges_each_model_with_its_own_work_and_is_trie
     assert (ledger.target.failed, ledger.drafter.failed) == (1, 1)
 
 
-def test_what_a_failed_judge_wrote_is_no_discarded_draft() -> None:
+def test_the_text_of_a_failed_judge_is_not_a_discarded_draft() -> None:
     judge = ScriptedVerifier([VerifierError("no verdict", usage=Usage(prefix=5, computed=12, generated=7))])
     made = RewardGuidedDecoder(drafter=ScriptedDrafter(["draft"]), verifier=judge, target=ScriptedTarget(["target"]))
     account = made.run("question").ledger.verifier

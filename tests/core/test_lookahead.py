@@ -561,7 +561,7 @@ def test_it_rests_while_drafts_are_rejected() -> None:
     assert spent - 25 == 4  # the last of the five would have ended the answer
 
 
-def test_a_failed_look_ahead_is_told_at_its_own_step() -> None:
+def test_a_failed_look_ahead_is_reported_at_its_own_step() -> None:
     script: list[str | Exception] = ["one\n\n", RuntimeError("out of memory"), "the end"]
     made = RewardGuidedDecoder(
         drafter=ScriptedDrafter(script),

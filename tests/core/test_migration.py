@@ -5,7 +5,7 @@ import pytest
 from rsd_core import ConfigurationError, Decoder, Model, WeightingPolicy
 
 
-def test_a_policy_of_before_is_told_its_methods_new_name() -> None:
+def test_a_policy_of_an_earlier_build_gets_an_error_with_its_methods_new_name() -> None:
     with pytest.raises(ConfigurationError, match=r"Mine\.forced is on_target_forced now"):
 
         class Mine(WeightingPolicy):
@@ -15,7 +15,7 @@ def test_a_policy_of_before_is_told_its_methods_new_name() -> None:
             def forced(self) -> None: ...
 
 
-def test_a_decoder_of_before_is_told_what_its_loop_takes() -> None:
+def test_a_decoder_of_an_earlier_build_gets_an_error_with_its_loops_arguments() -> None:
     with pytest.raises(ConfigurationError, match=r"Mine\._decode takes \(self, request, calls\) now"):
 
         class Mine(Decoder):

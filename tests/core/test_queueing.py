@@ -49,7 +49,7 @@ def decoder(model: Crowded, **settings: int) -> RewardGuidedDecoder:
 
 
 @pytest.mark.parametrize("lookahead", [0, 2])
-async def test_requests_that_have_begun_go_before_new_ones(lookahead: int) -> None:
+async def test_requests_that_have_begun_are_served_before_new_ones(lookahead: int) -> None:
     model, questions = Crowded(2), [f"Question {i}" for i in range(16)]
     results = await decoder(model, lookahead=lookahead).arun_many(questions, concurrency=8)
     assert all(len(result.steps) == STEPS for result in results)

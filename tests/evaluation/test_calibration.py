@@ -267,7 +267,7 @@ def test_problems_in_which_a_role_failed_are_left_out_and_counted(caplog: pytest
         calibrate(seats(verifier=failing(0, 1, 2, 3)), halls(6))
 
 
-def test_a_fault_of_the_target_that_was_got_over_spoils_nothing() -> None:
+def test_a_handled_fault_of_the_target_spoils_nothing() -> None:
     shaky = iter([RuntimeError("once"), "3*4=12.\n\n", "12-2=10."])
     found = calibrate(seats(target=lambda path, rng: next(shaky)), halls(1))
     assert found.left_out == ()

@@ -53,11 +53,11 @@ def test_nothing_but_white_space_is_lost(text: str, how: str) -> None:
         ("line", ["<think>\n\nHm. So 57.\n\n</think>", "It is 57. Done."]),
     ],
 )
-def test_the_markers_of_a_thought_are_no_steps(how: str, steps: list[str]) -> None:
+def test_the_markers_of_a_thought_are_not_steps(how: str, steps: list[str]) -> None:
     assert cut("<think>\nHm. So 57.\n</think>\n\nIt is 57. Done.", parse_splitter(how)) == steps
 
 
-def test_a_splitter_object_cuts_as_well() -> None:
+def test_a_splitter_object_cuts_too() -> None:
     assert cut("a\n\nb\n\nThus c", Words(words=("Thus",))) == ["a\n\nb", "Thus c"]
     assert cut("#1 a #2 b", Marked(pattern=r"#\d")) == ["#1 a", "#2 b"]
 
@@ -71,7 +71,7 @@ def test_a_splitter_object_cuts_as_well() -> None:
         ("", "an empty text cannot end a step"),
     ],
 )
-def test_what_is_no_splitter_is_told_before_anything_is_read(how: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_splitter_is_reported_before_anything_is_read(how: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=message):
         parse_splitter(how)
     result = CliRunner().invoke(app, ["score", str(tmp_path / "none.jsonl"), "--splitter", how])

@@ -45,7 +45,8 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Decoder]:
         (
             {"verifier": [RuntimeError("401 \x1b[31mno\nkey")]},
             *("verifier_error", 8, 4, "RuntimeError: 401 \x1b[31mno\nkey"),
-            r"rsd: the verifier failed 8 times in 4 of 4 answers, most recently with 'RuntimeError: 401 \x1b[31mno\nkey'",
+            "rsd: the verifier failed 8 times in 4 of 4 answers, "
+            r"most recently with 'RuntimeError: 401 \x1b[31mno\nkey'",
         ),
         (
             {"drafter": ["3*4=12.\n\n", ConnectionError("refused")]},
@@ -113,9 +114,7 @@ def test_degradations_survive_the_journal(built: list[Decoder], tmp_path: Path) 
     assert again.faults == first.faults != []
 
 
-def test_answers_in_which_a_role_never_worked_are_tried_again_by_the_next_run(
-    built: list[Decoder], tmp_path: Path
-) -> None:
+def test_answers_in_which_a_role_never_worked_are_retried_by_the_next_run(built: list[Decoder], tmp_path: Path) -> None:
     built.append(decoder(verifier=[RuntimeError("down")]))
     file = tmp_path / "journal.jsonl"
     report = evaluate(SCRIPTED, Seats(), ["rsd"], 4, 1, journal=file)

@@ -47,7 +47,7 @@ def test_steps_are_those_that_a_decoder_would_score() -> None:
 
 
 @pytest.mark.parametrize("rewards", [(math.nan,), (1.5,), (-0.1,), (), (0.5, 0.5)])
-def test_a_reward_that_is_none_is_an_error_of_its_solution(rewards: tuple[float, ...]) -> None:
+def test_an_invalid_reward_is_an_error_of_its_solution(rewards: tuple[float, ...]) -> None:
     class Odd(Verifier):
         name = "odd"
 
@@ -78,7 +78,7 @@ def test_tables_are_read_as_jsonl_is(tmp_path: Folder) -> None:
 
 
 @pytest.mark.parametrize("given", [None, 57, ["57"]])
-def test_a_solution_that_is_no_text_is_not_made_one(given: object, tmp_path: Folder) -> None:
+def test_a_solution_that_is_not_text_is_not_converted(given: object, tmp_path: Folder) -> None:
     """`null` was scored as the word None."""
     (tmp_path / "a.jsonl").write_text(json.dumps({"problem": "x", "solution": given}))
     (bad,) = read_entries(tmp_path / "a.jsonl")
@@ -157,7 +157,7 @@ def test_aggregates_leave_out_what_has_no_reward() -> None:
     assert set(aggregates([None]).values()) == {None}
 
 
-def test_solutions_that_were_begun_go_before_new_ones() -> None:
+def test_solutions_that_were_begun_are_served_before_new_ones() -> None:
     """Each is one request of a run, so that a verifier with few places ends them one after another."""
     places, served, callers = Slots(1), list[str](), dict[str, set[Caller]]()
 

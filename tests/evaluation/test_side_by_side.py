@@ -146,7 +146,7 @@ def test_an_evaluation_that_cannot_note_an_answer_ends_with_all_of_its_calls(
     drafter = ScriptedDrafter(draft, delay=0.02)
     monkeypatch.setattr("rsd_core.methods.load", lambda *_, **__: drafter)
     monkeypatch.setattr(Journal, "add", full)
-    with pytest.raises(RSDError, match=r"cannot be written: full\. Its 3 rows are whole"):
+    with pytest.raises(RSDError, match=r"cannot be written: full\. Its 3 rows are complete"):
         evaluate(SCRIPTED, Seats(), ["draft"], 100, 1, concurrency=4, journal=file)
     count = calls[0]
     time.sleep(0.2)
@@ -157,7 +157,7 @@ def test_an_evaluation_that_cannot_note_an_answer_ends_with_all_of_its_calls(
     assert os.listdir(tmp_path) == ["journal.jsonl"]
 
 
-def test_a_method_that_learns_begins_anew_and_its_attempts_are_never_mixed(tmp_path: Path) -> None:
+def test_a_method_that_learns_starts_over_and_its_attempts_are_never_mixed(tmp_path: Path) -> None:
     file = tmp_path / "journal.jsonl"
     whole = evaluate(SCRIPTED, Seats(), [LEARNING], 6, 1)
     evaluate(SCRIPTED, Seats(), [LEARNING], 6, 1, journal=file)

@@ -163,7 +163,7 @@ def test_a_row_that_was_preempted_and_is_cancelled_leaves_no_output_of_another_p
     check_store(model, models.reference)
 
 
-def test_who_cancels_twice_waits_as_well_and_is_told_the_work(models: Models) -> None:
+def test_a_second_cancellation_also_waits_and_gets_the_work(models: Models) -> None:
     """Nothing of a call outlives it, and what it had computed is charged."""
     used, working, go_on = models.writer.runner, threading.Event(), threading.Event()
     step = used.step
@@ -215,7 +215,7 @@ def test_a_fault_of_a_reward_head_is_its_own(models: Models, monkeypatch: pytest
     assert check_store(models.writer, models.reference) > 0
 
 
-def test_each_caller_is_told_its_own_work_by_a_fault_of_the_model(models: Models) -> None:
+def test_a_fault_of_the_model_reports_each_caller_its_own_work(models: Models) -> None:
     used, run, passes, both = models.writer.runner, models.writer.runner._run, itertools.count(), threading.Event()
 
     def breaking(*args: Any) -> Any:

@@ -121,7 +121,7 @@ def test_a_missing_head_is_an_error_and_never_a_random_head(tmp_path: Folder) ->
         load_verifier(str(named))
 
 
-def test_a_language_model_is_no_reward_model(tmp_path: Folder) -> None:
+def test_a_language_model_is_not_a_reward_model(tmp_path: Folder) -> None:
     with pytest.raises(ConfigurationError, match="plain language model"):
         load_verifier(str(make_causal_lm(tmp_path / "lm")))
 

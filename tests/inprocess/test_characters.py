@@ -141,7 +141,7 @@ def test_an_answer_that_ends_inside_a_character_says_so_once(wild: Folder) -> No
     assert whole.text
 
 
-def test_a_text_that_a_server_cut_inside_a_character_is_written_anew_from_there() -> None:
+def test_a_text_that_a_server_cut_inside_a_character_is_written_again_from_there() -> None:
     from rsd_integrations.openai_compatible.answers import Answer
     from rsd_integrations.openai_compatible.prompts import Prompts
     from rsd_integrations.openai_compatible.request_fields import RequestFields

@@ -184,7 +184,7 @@ def test_texts_without_letters_are_not_read_from_their_beginning_at_every_step(l
     assert max(read) < 40
 
 
-def test_a_line_that_may_begin_a_special_token_is_no_place_to_cut() -> None:
+def test_a_line_that_may_begin_a_special_token_is_not_a_place_to_cut() -> None:
     """The text before one is tokenised as at an end, where GPT-2's way of splitting has another blank line."""
     vocabulary, path, parts = ALL["SmolLM2"](), START, ["It is 12.\n\n<", "|im_start|", "> 5\n\n"]
     for part in parts:

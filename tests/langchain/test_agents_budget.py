@@ -241,7 +241,7 @@ class Failing:
         return ConnectionError("down") if next(self.times) < 0 else "fine"
 
 
-def test_what_failed_and_was_tried_again_is_on_the_bill() -> None:
+def test_what_failed_and_was_retried_is_on_the_bill() -> None:
     rsd = RSDMiddleware(always("BAD"), lambda *_: 0.0)
     retry = ModelRetryMiddleware(max_retries=3, initial_delay=0.0, jitter=False)
     agent = agent_of(rsd, Inner(answer=Failing(2)), retry)

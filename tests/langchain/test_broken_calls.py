@@ -281,7 +281,7 @@ def test_an_event_stream_that_sees_inner_calls_completes_none_of_them(served: Pr
 
 
 @pytest.mark.parametrize("name", ["ChatOpenAI", "ChatAnthropic", "ChatGoogleGenerativeAI"])
-def test_what_a_filter_cut_is_no_call(served: Provider, name: str) -> None:
+def test_a_call_cut_by_a_filter_is_not_a_call(served: Provider, name: str) -> None:
     served.answers(Reply("I pay.", reason="filter", calls=(Call("transfer_money", '{"amount": 100}'),)))
     message = rsd(served, name).invoke("q")
     assert message.tool_calls == []
@@ -397,7 +397,7 @@ def test_a_failed_call_that_was_answered_is_a_call_of_the_history() -> None:
     assert answer.extra["tool_call_id"] == "call_1"
 
 
-def test_a_targets_broken_call_is_told_and_not_lost(served: Provider) -> None:
+def test_a_targets_broken_call_is_reported_and_not_lost(served: Provider) -> None:
     served.answers(Reply(reason="length", calls=(Call("transfer_money", '{"amount": 100'),)))
     target = LangChainTarget(model(served))
     generation = wait_for(target.generate(Path(as_prompt([HumanMessage("q")])), StepRequest((0,), delimiter=None)))

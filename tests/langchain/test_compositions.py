@@ -156,7 +156,7 @@ def test_retries_and_fallbacks_do_what_they_are_for(served: Provider) -> None:
     assert [asked.api for asked in served.asked] == ["chat", "chat", "anthropic"]
 
 
-def test_fields_of_a_call_go_before_what_is_bound(served: Provider) -> None:
+def test_fields_of_a_call_take_precedence_over_what_is_bound(served: Provider) -> None:
     model = chat_openai(served).bind(temperature=1, top_p=0.5)
     ChatRSD(draft=model, target=always("no"), verifier=good, temperature=0.25).invoke("q")
     assert (served.sent["temperature"], served.sent["top_p"]) == (0.25, 0.5)
@@ -192,7 +192,7 @@ def test_what_a_call_configures_reaches_the_models_inside(kind: Any, face: str, 
         assert FACES[face](model, {}) == "chat"  # what one call configures is no other's
 
 
-def test_a_judge_and_a_target_are_configured_as_well(served: Provider) -> None:
+def test_a_judge_and_a_target_are_configured_too(served: Provider) -> None:
     served.answers_by(lambda asked: "Score: 0" if "rate" in str(asked.messages).lower() else asked.api)
     model = ChatRSD(draft=always("x"), target=configurable(served), verifier=LangChainJudge(configurable(served)))
     assert model.invoke("q", {"configurable": {"which": "claude"}}).text == "anthropic"
@@ -229,7 +229,7 @@ def test_a_cache_tells_configurations_apart(served: Provider) -> None:
     assert len(served.asked) == 2
 
 
-def test_a_configured_class_that_refuses_a_field_is_told_of(served: Provider) -> None:
+def test_a_configured_class_that_refuses_a_field_is_reported(served: Provider) -> None:
     role = LangChainDrafter(configurable(served), sends=["seed"])
     model = ChatRSD(draft=role, target=always("no"), verifier=good)
     assert model.invoke("q").text == "fine"

@@ -133,7 +133,7 @@ def test_a_failed_candidate_leaves_the_others_charged(failure: Any, on_loop: Cal
     assert usage.generated == (8 if isinstance(failure, Exception) else 12)
 
 
-def test_a_reply_that_is_no_message_is_an_error_that_names_the_model_and_charges_what_was_read() -> None:
+def test_a_reply_that_is_not_a_message_is_an_error_that_names_the_model_and_charges_what_was_read() -> None:
     drafter = LangChainDrafter(RunnableLambda(lambda _: b"bytes"), name="mine")
     with pytest.raises(RunError, match=r"mine answered with b'bytes', which is neither a message nor a text") as caught:
         wait_for(drafter.generate(Path(as_prompt("x" * 400)), StepRequest(seeds=(1,), delimiter=None)))
@@ -529,7 +529,7 @@ def test_an_error_that_no_provider_caused_is_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("kind", [ChatRSD, RSDRunnable, RSDLLM])
-def test_a_drafter_that_never_works_is_told_once_over_all_calls(kind: Any) -> None:
+def test_a_drafter_that_never_works_is_reported_once_over_all_calls(kind: Any) -> None:
     broken = always(ConnectionError("401"))
     options: dict[str, Any] = {"draft": broken, "target": always("fine"), "verifier": good}
     if kind is RSDLLM:  # a text model's prompt reaches chat models as well
@@ -543,7 +543,7 @@ def test_a_drafter_that_never_works_is_told_once_over_all_calls(kind: Any) -> No
         model.invoke("q")  # another warning would be an error here
 
 
-def test_an_agents_draft_that_never_works_is_told_once_over_all_turns() -> None:
+def test_an_agents_draft_that_never_works_is_reported_once_over_all_turns() -> None:
     rsd = RSDMiddleware(always(ConnectionError("401")), good)
     agent: Any = create_agent(always("fine"), [], middleware=[rsd])
     question: Any = {"messages": [HumanMessage("q")]}

@@ -176,7 +176,7 @@ def test_a_model_is_loaded_once_as_long_as_it_is_held(tmp_path: Path) -> None:
     assert gone() is None
 
 
-def test_a_file_that_was_written_anew_is_another_model(tmp_path: Path) -> None:
+def test_a_file_that_was_rewritten_is_another_model(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(gguf_files.embedded("draft").read_bytes())
     first = Model.load(file)
@@ -213,7 +213,7 @@ def test_weights_are_left_as_they_are_where_that_is_wanted(monkeypatch: pytest.M
     assert asked == [True, False]
 
 
-def test_what_is_no_model_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_an_invalid_model_is_refused_with_the_remedy(tmp_path: Path) -> None:
     folder, text, empty, short = (tmp_path / name for name in ("folder", "text.gguf", "empty.gguf", "short.gguf"))
     folder.mkdir()
     text.write_text("version https://git-lfs.github.com/spec/v1\n")

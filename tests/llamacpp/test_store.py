@@ -50,7 +50,7 @@ def test_what_was_idle_longest_goes_first() -> None:
     assert own.evicted == 1
 
 
-def test_a_rejected_candidate_goes_before_all_others_and_is_not_told() -> None:
+def test_a_rejected_candidate_is_evicted_before_all_others_without_a_log() -> None:
     own = store()
     first, rejected = filled(own, 100), filled(own, 100)
     rejected.passed_over = True

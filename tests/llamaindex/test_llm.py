@@ -189,7 +189,7 @@ async def test_the_blocking_faces_work_inside_a_running_loop_too(face: str) -> N
     assert text((await ask(llm(), face))[-1]) == TEXT
 
 
-def test_a_zero_of_a_call_goes_before_the_models_own_value() -> None:
+def test_a_zero_of_a_call_takes_precedence_over_the_models_own_value() -> None:
     seen: list[float] = []
 
     class Drafter(ScriptedDrafter):
@@ -216,7 +216,7 @@ def test_one_llm_answers_two_loops_and_a_thread_at_once(face: str) -> None:
     assert blocking == [TEXT] * 3
 
 
-def test_a_drafter_that_never_works_is_told_once_over_all_calls() -> None:
+def test_a_drafter_that_never_works_is_reported_once_over_all_calls() -> None:
     model = llm(draft=ScriptedDrafter([ConnectionError("401")]), target=ScriptedTarget(["fine"]))
     for _ in range(7):
         model.complete("q")

@@ -170,7 +170,7 @@ def test_a_step_that_takes_too_long_is_charged_as_far_as_it_came(
     assert 0 < usage.generated < 20
 
 
-def test_a_stream_that_is_begun_anew_is_charged_for_both(vllm: Habits, connect: Connect, path: Path) -> None:
+def test_a_stream_that_is_restarted_is_charged_for_both(vllm: Habits, connect: Connect, path: Path) -> None:
     model, request = connect(vllm), StepRequest((0,), max_tokens=60, ahead=8)
     plain = wait_for(model.generate(path, StepRequest((0,), max_tokens=60))).usage
     first = len(vllm.requests)
@@ -282,7 +282,7 @@ def test_words_and_likelihoods_that_cannot_be_read_are_charged(
 @pytest.mark.parametrize(
     "body", [rows([]), rows(GOOD[:2]), rows([*GOOD[:2], [0.2, 0.3]]), lambda body: {"data": [], "usage": None}]
 )
-def test_rows_that_are_no_scores_are_charged(body: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+def test_rows_that_are_not_scores_are_charged(body: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
     alone, run = pooled(body), in_a_run(body)
     calls: list[tuple[PoolingVerifier, Coroutine[Any, Any, Any]]] = [
         (alone, alone.score(extended(STEPS[:2]), [step(STEPS[2])])),

@@ -267,7 +267,7 @@ async def test_a_poisoned_request_fails_alone() -> None:
 
 @pytest.mark.parametrize("reply", [Reply(504), Reply(hang_up=True)])
 @on_the_loop
-async def test_what_a_request_meets_alone_is_no_outage(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_of_a_single_request_is_not_an_outage(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway that gives up on one long answer, or a server that breaks off, and all others are answered."""
     monkeypatch.setattr("rsd_integrations.openai_compatible.sending.LONG_ATTEMPT", 0.1)
 
@@ -455,7 +455,7 @@ async def test_a_deadline_ends_the_wait() -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @on_the_loop
-async def test_a_web_page_is_no_answer(streamed: bool) -> None:
+async def test_a_web_page_is_not_an_answer(streamed: bool) -> None:
     """Where no API was before, the URL is wrong, and nobody tries again; later, a gateway covers for its server."""
     page = Reply(200, "<!DOCTYPE html>\n<html><head><title>Sign in\n here</title></head></html>")
 
@@ -474,7 +474,7 @@ async def test_a_web_page_is_no_answer(streamed: bool) -> None:
 
 
 @on_the_loop
-async def test_a_web_page_in_place_of_a_list_of_models_is_told_as_one() -> None:
+async def test_a_web_page_in_place_of_a_list_of_models_is_reported_as_one() -> None:
     """And not as what an unknown server cannot do."""
     async with scripted(lambda *_: Reply(200, "<html><title>Welcome</title></html>")) as server:
         model = OpenAIGenerator(Endpoint("m", server.url))

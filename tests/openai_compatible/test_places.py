@@ -144,7 +144,7 @@ async def test_more_places_than_the_run_asks_for_are_nothing_to_tell(caplog: pyt
     assert not told(caplog)
 
 
-async def test_a_server_that_works_on_fewer_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_works_on_fewer_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     async with serving("me") as server:  # llama-cpp-python's, which has one lock
         await asked(server, 6, 6)
     assert server.crowd == 1

@@ -235,7 +235,7 @@ def test_a_cancelled_step_ends_the_stream(slow: Habits, connect: Connect, questi
 
 
 @pytest.mark.parametrize("fault", ["http500", "429", "cut"])
-def test_faults_before_and_between_steps_are_got_over(
+def test_faults_before_and_between_steps_are_handled(
     vllm: Habits, connect: Connect, questions: list[str], fault: str
 ) -> None:
     model = connect(vllm)
@@ -284,7 +284,7 @@ def test_a_silent_stream_times_out(vllm: Habits, connect: Connect, questions: li
     assert streams(vllm).count(True) == 2
 
 
-def test_what_a_call_had_done_is_told_across_event_loops() -> None:
+def test_what_a_call_had_done_is_reported_across_event_loops() -> None:
     async def work() -> None:
         try:
             await asyncio.sleep(9)

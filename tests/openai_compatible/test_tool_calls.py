@@ -99,7 +99,7 @@ def test_a_call_is_the_message_as_it_came_and_a_text_for_all_others() -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "\n\n"])
-def test_a_call_without_a_word_is_no_blank_turn(content: str | None) -> None:
+def test_a_call_without_text_is_not_a_blank_turn(content: str | None) -> None:
     step, _ = turn(says(content=content, tool_calls=[CALL]))
     assert step.text == TEXT
     assert isinstance(step.native, dict)
@@ -165,7 +165,7 @@ def test_a_call_that_the_tokens_cut_is_kept_as_far_as_it_came() -> None:
         ({"tool_calls": "add"}, "an answer in an unknown format"),
     ],
 )
-def test_a_call_that_is_none_is_a_fault_of_the_server_and_paid(message: dict[str, Any], told: str) -> None:
+def test_an_invalid_call_is_a_fault_of_the_server_and_charged(message: dict[str, Any], told: str) -> None:
     with pytest.raises(EndpointError, match=told) as caught:
         turn(says(**message))
     usage = usage_of(caught.value)
@@ -175,7 +175,7 @@ def test_a_call_that_is_none_is_a_fault_of_the_server_and_paid(message: dict[str
     assert (step.text, len(bodies)) == (TEXT, 2)
 
 
-def test_what_is_no_function_is_not_called() -> None:
+def test_only_functions_are_called() -> None:
     with pytest.raises(ConfigurationError, match="a tool of the type 'custom'; only functions"):
         turn(says(tool_calls=[{"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}]))
 

@@ -122,7 +122,7 @@ def test_usage_counts_the_answers_own_tokens_and_the_bill_is_that_of_the_ledger(
     assert usage["rsd"]["drafter"]["generated"] > own - result.ledger.target.generated  # the rejected draft
 
 
-def test_why_an_answer_ended_and_what_was_got_over_is_told() -> None:
+def test_finish_reason_and_handled_faults_are_reported() -> None:
     decoder = scripted([RuntimeError("out of memory"), "two\n\n", "three"])
     with running(decoders={"rsd": decoder}) as server:
         choice = server.chat(max_tokens=3).json()["choices"][0]

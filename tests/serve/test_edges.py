@@ -186,7 +186,7 @@ def test_a_server_that_tells_by_an_error_that_the_client_went_away_is_understood
     assert not [one for one in caplog.records if one.exc_info]
 
 
-def test_behind_a_middleware_of_somebody_elses_a_client_that_goes_away_is_no_fault(
+def test_behind_a_middleware_of_somebody_elses_a_client_that_goes_away_is_not_a_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def wrap(app: Any) -> FastAPI:
@@ -221,7 +221,7 @@ def test_who_is_cancelled_before_it_waits_leaves_the_queue_at_once() -> None:
     asyncio.run(run())
 
 
-def test_a_call_that_is_none_stays_where_it_was_written() -> None:
+def test_an_invalid_call_stays_where_it_was_written() -> None:
     text = "I say <tool_call>add 1</tool_call> and go on."
     decoder, answer = scripted([text]), Answer(0, tools=True)
     for event in decoder.stream(QUESTION):

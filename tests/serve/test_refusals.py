@@ -97,7 +97,7 @@ def test_a_request_cannot_make_the_server_read_a_file(tmp_path: Path, policy: An
     assert "not as a file" in response.json()["error"]["message"]
 
 
-def test_a_body_that_is_no_json_or_too_long_or_of_another_type_is_told_apart(served: Running) -> None:
+def test_a_body_that_is_not_json_or_too_long_or_of_another_type_is_distinguished(served: Running) -> None:
     def post(content: Any, kind: str = "application/json") -> tuple[int, str]:
         response = served.client.post("/v1/chat/completions", content=content, headers={"content-type": kind})
         return response.status_code, response.json()["error"]["message"]
@@ -126,7 +126,7 @@ def test_only_who_has_a_key_is_answered(caplog: pytest.LogCaptureFixture) -> Non
     assert KEY not in caplog.text
 
 
-def test_what_a_model_fails_with_is_told_with_what_was_written() -> None:
+def test_what_a_model_fails_with_is_reported_with_what_was_written() -> None:
     broken = scripted(["one\n\n", "two"], [0.9, 0.1], [RuntimeError("gone, api_key=sk-secret-of-a-provider")])
     with running(decoders={"rsd": broken.with_settings(broken.settings.updated(target_retries=0))}) as server:
         response = server.chat()
@@ -175,7 +175,7 @@ def test_what_nobody_expected_is_logged_and_kept_from_clients(
         ({"drafter": "nothing:x"}, "nothing"),
     ],
 )
-def test_a_configuration_that_cannot_work_is_told_before_anything_is_loaded(data: dict[str, Any], why: str) -> None:
+def test_a_configuration_that_cannot_work_is_reported_before_anything_is_loaded(data: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         create_app(ServeConfig.parse(data))
 

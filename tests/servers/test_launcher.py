@@ -88,7 +88,7 @@ def test_workers_end_with_a_server_that_was_killed(held: tuple[subprocess.Popen[
     holder.wait()
 
 
-def test_a_worker_that_ignores_sigterm_ends_as_well(tmp_path: Path) -> None:
+def test_a_worker_that_ignores_sigterm_ends_too(tmp_path: Path) -> None:
     tree = TREE.format(worker=STUBBORN, out=str(tmp_path / "worker"))
     guard = subprocess.Popen(
         [sys.executable, "-m", "tests.servers.guard", sys.executable, "-c", tree],

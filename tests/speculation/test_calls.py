@@ -229,7 +229,7 @@ def test_a_request_that_times_out_leaves_nothing_running(
 
 
 @pytest.mark.parametrize("broken", ["target", "draft"])
-def test_a_fault_of_either_model_is_got_over_and_tells_the_work_of_both(
+def test_a_fault_of_either_model_is_handled_and_reports_the_work_of_both(
     broken: str, draft: HuggingFaceGenerator, target: HuggingFaceGenerator
 ) -> None:
     model: Any = target if broken == "target" else draft

@@ -69,7 +69,7 @@ def test_corrections_are_those_of_greedy_decoding(tmp_path: Folder) -> None:
         (("ngrams", "none.txt", "--model", "embedded:target"), "there is no file none.txt"),
         (("ngrams", "short.txt", "--model", "embedded:target"), "no text has three tokens"),
         (("ngrams", "rows.jsonl", "--model", "embedded:target"), "no text in the column 'text'; --column names"),
-        (("ngrams", "short.txt", "--model", "scripted:target"), "tells no token ids"),
+        (("ngrams", "short.txt", "--model", "scripted:target"), "gives no token ids"),
         (("ngrams", "short.txt", "--model", "embeded:target"), "did you mean"),
         (("corrections", "--draft", "embedded:draft", "--target", "embeded:target"), "did you mean"),
     ],

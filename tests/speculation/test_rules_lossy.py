@@ -68,7 +68,7 @@ def test_a_rule_without_its_limits_is_the_exact_rule(
 
 @pytest.mark.parametrize("text", ON)
 @given(seed=st.integers(0, 10**6), kind=KINDS)
-def test_what_differs_from_the_exact_rule_is_told_and_nothing_depends_on_the_batch(
+def test_what_differs_from_the_exact_rule_is_reported_and_nothing_depends_on_the_batch(
     text: str, memory: Path, seed: int, kind: tuple[bool, bool]
 ) -> None:
     rule, proposed = made(text, memory), random_judged(seed, greedy=kind[0], drawn=kind[1])
@@ -234,7 +234,7 @@ def test_a_file_that_holds_no_corrections_is_refused(content: str, tmp_path: Pat
 @pytest.mark.parametrize(
     "row", ["[1]", "[1, 2, 0]", "[-1, 2, 3]", "[1, 2147483648, 3]", '[1, "2", 3]', "[1, 2.5, 3]", "7"]
 )
-def test_corrections_that_are_none_are_refused(row: str, tmp_path: Path) -> None:
+def test_invalid_corrections_are_refused(row: str, tmp_path: Path) -> None:
     file = tmp_path / "c.json"
     for pairs, vocabulary in ((f"[[5, 6, 7], {row}]", '"words"'), ("[[5, 6, 7]]", "null")):
         file.write_text(f'{{"format": "rsd-corrections-1", "vocabulary": {vocabulary}, "pairs": {pairs}}}')

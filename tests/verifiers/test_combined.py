@@ -136,7 +136,7 @@ def test_specs_are_nested_by_parentheses() -> None:
         ("cached:", "incomplete"),
     ],
 )
-def test_wrong_specs_are_told_before_anything_is_loaded(spec: str, told: str) -> None:
+def test_wrong_specs_are_reported_before_anything_is_loaded(spec: str, told: str) -> None:
     with pytest.raises(SpecError, match=told):
         parse_spec(spec)
 
@@ -154,7 +154,7 @@ def test_wrong_specs_are_told_before_anything_is_loaded(spec: str, told: str) ->
         ("cached,size=0:scripted:verifier", "at least one"),
     ],
 )
-def test_wrong_options_are_told(spec: str, told: str) -> None:
+def test_wrong_options_are_reported(spec: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         load(spec)
 

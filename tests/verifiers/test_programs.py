@@ -208,7 +208,7 @@ def test_what_tests_can_do() -> None:
     assert [name for name, held in zip(HOLD, held, strict=True) if not held] == []
 
 
-def test_a_test_that_cannot_be_run_apart_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_test_that_cannot_be_run_apart_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     programs = Programs({}, sandbox="none")
     for _ in range(2):
         assert asyncio.run(programs.run(RIGHT, ["class Own(Point): pass", "same(object())"])) == [False] * 2
@@ -423,7 +423,7 @@ def test_a_call_may_be_cancelled_while_its_sandbox_starts(turns: int) -> None:
 @pytest.mark.parametrize(
     "options", [{"seconds": float("nan")}, {"seconds": float("inf")}, {"seconds": 0}, {"memory": 63}, {"parallel": 0}]
 )
-def test_limits_that_are_none_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_limits_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"above 0 and up to 86400, from 64 MB"):
         Programs({}, sandbox="none", **options)
 
@@ -504,7 +504,7 @@ def test_the_doctor_says_what_keeps_programs_apart(
     assert found["told"].startswith(f"{where}: programs")
 
 
-async def test_a_sandbox_that_starts_no_more_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sandbox_that_no_longer_starts_is_not_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = sandbox.Sandbox("bwrap", ("/bin/false",), "/")
     with pytest.raises(VerifierError, match="no longer starts Python"):
         await supervisor.run_tests(broken, "x = 1", ["assert True"], seconds=5, memory=1 << 29)
@@ -562,7 +562,7 @@ def test_one_container_stays_one() -> None:
         assert empty == value
 
 
-def test_what_only_derives_from_data_is_no_data() -> None:
+def test_a_subclass_of_data_is_not_data() -> None:
     class Own(int):
         pass
 
