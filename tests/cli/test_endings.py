@@ -156,7 +156,7 @@ def test_a_role_that_never_works_is_an_error_of_run_batch_and_eval(
     broken: Broken, few: str, tmp_path: Path, role: str, name: str, calls: int
 ) -> None:
     broken.kill(role)
-    told = f"the {name} failed at every one of its %d calls, the last time with 'ConnectionError: 401 no key'. Put it"
+    told = f"the {name} failed at every one of its %d calls, the last time with 'ConnectionError: 401 no key'. Fix the cause"
     shown = CliRunner().invoke(app, ["run", "q", *SCRIPTED, "--json"])
     assert (shown.exit_code, json.loads(shown.stdout)["answer"]) == (1, "1")
     assert "Error: " + told % (calls / 3) in shown.stderr
@@ -261,7 +261,7 @@ def test_a_bad_configuration_is_reported_with_its_place(
         ),
         ("about: x\nconfig: {}\ntasks: [embeded]\nmethods: [rsd]\n", ["tasks", "embeded", "'embedded'"]),
         ("about: x\nconfig: {}\ntasks: [embedded]\nmethods: [majorty]\n", ["methods", "majorty", "'majority'"]),
-        ("about: x\n  config: {}\n", ["line 2", "no YAML"]),
+        ("about: x\n  config: {}\n", ["line 2", "not YAML"]),
     ],
 )
 def test_a_bad_recipe_is_reported_with_its_place(text: str, told: list[str], tmp_path: Path) -> None:

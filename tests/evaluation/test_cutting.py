@@ -96,5 +96,5 @@ def test_rsd_score_cuts_solutions_and_leaves_steps_as_they_are(tmp_path: Path) -
 
 
 def test_a_solution_of_white_space_is_none() -> None:
-    with pytest.raises(ConfigurationError, match="nothing in it"):
+    with pytest.raises(ConfigurationError, match="contains nothing to score"):
         Solution.of("q", " \n\n ", "\n")

@@ -46,7 +46,7 @@ def test_what_does_not_end_is_ended_and_the_next_answer_is_graded(monkeypatch: p
     assert math("x+1", "\\boxed{1+x}")
     before = pid()
     monkeypatch.setitem(grading.SECONDS, "math", 0.5)
-    with pytest.raises(GradingLimit, match=r"the grader 'math' took longer than 0\.5 s over '.*10\}'"):
+    with pytest.raises(GradingLimit, match=r"the grader 'math' took longer than 0\.5 s on '.*10\}'"):
         math(ENDLESS, "\\boxed{10}")
     with pytest.raises(ProcessLookupError):  # waited for: no zombie
         os.kill(before, 0)
