@@ -37,7 +37,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Models this small gain nothing from more threads, and lose much on a busy machine."""
+    """Models this small gain nothing from more threads, and lose a lot on a busy machine."""
     import torch
 
     torch.set_num_threads(1)
@@ -188,7 +188,7 @@ def verifier() -> HuggingFaceVerifier:
 
 @pytest.fixture(scope="session")
 def family() -> RewardGuidedDecoder:
-    """The embedded models as they come."""
+    """The embedded models."""
     from rsd_core import RewardGuidedDecoder, RSDConfig
 
     decoder = RSDConfig().build()

@@ -1,4 +1,4 @@
-"""Who may import whom, and what a bare installation needs."""
+"""Allowed imports, and the needs of a bare installation."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""What has to travel to other processes travels as its configuration, and says so where it cannot."""
+"""Objects travel to other processes as their configuration, or say that they cannot."""
 
 from __future__ import annotations
 

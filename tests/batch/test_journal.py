@@ -1,4 +1,4 @@
-"""The journal: nobody else's file is touched, one process writes, and a whole row is never lost."""
+"""The journal: other files are not touched, one process writes, and a complete row is never lost."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ OLD = Path(__file__).parent / "journals"
 
 
 class Seats(Task):
-    """Problems that the scripted models answer, one of three rightly."""
+    """Problems that the scripted models answer, one of three correctly."""
 
     def draw(self, n: int | None, seed: int) -> list[Item]:
         return [
@@ -332,7 +332,7 @@ def test_what_is_different_about_another_run_is_named(tmp_path: Path) -> None:
 
 
 def test_two_runs_one_after_another_take_nothing_from_each_other(tmp_path: Path) -> None:
-    """Many processes on one file: those that are refused leave it alone, and each row of the others is there."""
+    """Many processes on one file: refused ones leave it alone, and all rows of the others are in it."""
     file = tmp_path / "x.jsonl"
     code = (
         HOLDER.replace("10**9", "5").replace("i})", "f'{sys.argv[2]}-{i}'})").replace("print(i", "print(sys.argv[2], i")

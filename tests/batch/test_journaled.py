@@ -1,4 +1,4 @@
-"""A batch in a file: every result once, whatever ended the run."""
+"""A batch in a file: every result exactly once, however the run ended."""
 
 import asyncio
 import json
@@ -75,7 +75,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_rest_of_a_run_may_ask_its_servers_otherwise(tmp_path: Path) -> None:
-    """Who learns in an outage that more patience is needed keeps what is finished."""
+    """A user who needs more patience after an outage keeps the finished work."""
     out, spec = tmp_path / "results.jsonl", "openai{}:m@http://127.0.0.1:9/v1"
     run_journaled(SCRIPTED, as_problems(["one"]), out)
     head, *rows = out.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""How commands end: Ctrl-C says how to go on, a role that never works is an error, and contradictions are refused."""
+"""How commands end: Ctrl-C says how to continue, a role that never works is an error, contradictions are refused."""
 
 import json
 import os
@@ -156,7 +156,7 @@ def test_a_role_that_never_works_is_an_error_of_run_batch_and_eval(
     broken: Broken, few: str, tmp_path: Path, role: str, name: str, calls: int
 ) -> None:
     broken.kill(role)
-    told = f"the {name} failed at every one of its %d calls, the last time with 'ConnectionError: 401 no key'. Fix the cause"
+    told = f"the {name} failed at every one of its %d calls, the last time with 'ConnectionError: 401 no key'. Fix"
     shown = CliRunner().invoke(app, ["run", "q", *SCRIPTED, "--json"])
     assert (shown.exit_code, json.loads(shown.stdout)["answer"]) == (1, "1")
     assert "Error: " + told % (calls / 3) in shown.stderr

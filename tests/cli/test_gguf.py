@@ -1,4 +1,4 @@
-"""GGUF files in commands: planned, examined and listed; and what is said where one is named in the wrong place."""
+"""GGUF files in commands: planned, examined and listed; and the errors if one is named in the wrong place."""
 
 from __future__ import annotations
 
@@ -368,7 +368,7 @@ def test_every_refusal_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_run_of_files_imports_and_holds_little() -> None:
-    """Beside the file, its vocabulary and its first cells, a run holds the interpreter and numpy, and no torch."""
+    """Apart from the file, its vocabulary and its first cells, a run holds the interpreter and numpy, but not torch."""
     file = f"gguf,threads=1:{SMOLLM2}"
     told, _, peak = process(
         command(

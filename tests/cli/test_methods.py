@@ -1,4 +1,4 @@
-"""A configuration's method behind the commands."""
+"""A configuration's method in commands."""
 
 import json
 from pathlib import Path

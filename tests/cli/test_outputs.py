@@ -1,4 +1,4 @@
-"""Files that commands write: tried before the work, never half written, and nothing computed is lost."""
+"""Files that commands write: checked before the work, never half written, and nothing computed is lost."""
 
 import errno
 import json

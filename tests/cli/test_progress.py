@@ -1,4 +1,4 @@
-"""How far long commands are, where there is a terminal and where there is none."""
+"""The progress of long commands, with and without a terminal."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What the `rsd` command imports, computes and holds before it does its work."""
+"""Imports, CPU time and memory of the `rsd` command before its work."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""Thoughts in the terminal: watched while they are written, a line once they are over, or shown whole."""
+"""Thoughts in the terminal: shown while they are written, folded into a line afterwards, or shown in full."""
 
 from __future__ import annotations
 

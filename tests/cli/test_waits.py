@@ -1,4 +1,4 @@
-"""What a terminal shows while calls wait for a server that is away."""
+"""The terminal while calls wait for an unavailable server."""
 
 import io
 import re
@@ -18,7 +18,7 @@ URL = "http://127.0.0.1:8000/v1"
 
 
 class Server:
-    """One that may be away."""
+    """A server that may be unavailable."""
 
     base_url = URL
     waiting_since: float | None = None

@@ -1,4 +1,4 @@
-"""The recipes: those for thinking models run, of those with real servers every configuration is read without one."""
+"""The recipes: those for thinking models run; configurations with real servers are only parsed."""
 
 from __future__ import annotations
 

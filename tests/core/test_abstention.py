@@ -1,4 +1,4 @@
-"""A verifier that abstains gives no reward; the settings say what becomes of the step."""
+"""A verifier that abstains gives no reward; the settings decide about the step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -141,7 +141,7 @@ def test_baselines_choose_by_the_rewards_they_have(baseline: type[BestOfN | Step
 
 
 class Likely(ScriptedDrafter, ScriptedTarget):
-    """Finds every step equally likely."""
+    """Gives every step the same likelihood."""
 
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
         return Likelihoods((0.0,) * len(steps), Usage())

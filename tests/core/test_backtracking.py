@@ -1,4 +1,4 @@
-"""Searches that go back: against a plain recursion, their bounds, and what is left when they are cut short."""
+"""Searches that go back: against a simple recursion, their bounds, and their results when they are cut short."""
 
 import random
 from collections import Counter, defaultdict
@@ -61,7 +61,7 @@ class Settled(Exception):  # noqa: N818 - no error
 
 
 class Recursion:
-    """The same search over the same tree, in the plainest form."""
+    """The same search over the same tree, in its simplest form."""
 
     def __init__(self, seed: int, children: int, iterations: int) -> None:
         self.seed, self.children, self.iterations = seed, children, iterations

@@ -1,4 +1,4 @@
-"""The baselines on scripted models: what each of them chooses, and that all of it is on the ledger."""
+"""The baselines on scripted models: the choices of each, and complete ledgers."""
 
 import random
 from collections.abc import Iterator, Sequence

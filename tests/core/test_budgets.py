@@ -1,4 +1,4 @@
-"""Policies that spend what they may: no more, no less, for any rewards in any order."""
+"""Policies that spend exactly their budget, for any rewards in any order."""
 
 import asyncio
 import copy

@@ -1,4 +1,4 @@
-"""What was paid is on the ledger, whoever failed, and limits see it."""
+"""All paid work is on the ledger and counts for limits, whichever role failed."""
 
 import asyncio
 import copy
@@ -101,7 +101,7 @@ def test_speculation_keeps_every_limit_on_the_target(limits: Limits, reason: str
 
 
 async def test_the_best_of_those_scored_is_kept_when_time_is_up() -> None:
-    """Two of four solutions are scored, and the verifier stands still then."""
+    """Two of four solutions are scored, then the verifier hangs."""
 
     class Slow(ScriptedVerifier):
         async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
@@ -158,7 +158,7 @@ def test_a_judge_without_a_digit_is_paid_and_max_cost_sees_it() -> None:
 
 
 class Likely(ScriptedDrafter, ScriptedTarget):
-    """Finds every step as likely as any other."""
+    """Gives every step the same likelihood."""
 
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
         return Likelihoods((-1.0,) * len(steps), Usage(computed=1))
@@ -185,7 +185,7 @@ def test_candidates_of_the_target_share_what_it_may_write() -> None:
     assert (result.text, result.ledger.target.generated) == ("by the", 6)
 
 
-def test_candidates_of_the_target_that_nobody_chose_among_are_discarded() -> None:
+def test_unchosen_candidates_of_the_target_are_discarded() -> None:
     def by_the_drafter_alone(path: Path, step: Step) -> float | Exception:
         return 0.1 if step.text == "a draft" else RuntimeError("gone")
 
@@ -196,7 +196,7 @@ def test_candidates_of_the_target_that_nobody_chose_among_are_discarded() -> Non
     assert (ledger.target.generated, ledger.target.discarded) == (12, 12)
 
 
-def test_drafts_that_nobody_could_score_are_discarded() -> None:
+def test_drafts_that_could_not_be_scored_are_discarded() -> None:
     result = tilted(ScriptedVerifier([RuntimeError("gone")])).run("question")
     assert (result.ledger.drafter.generated, result.ledger.drafter.discarded) == (9, 9)
     assert result.ledger.verifier.discarded == 0

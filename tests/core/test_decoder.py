@@ -1,4 +1,4 @@
-"""The algorithm on scripted models: what is accepted, what is replaced, what is told, and what it costs."""
+"""The algorithm on scripted models: accepted and replaced steps, events, and costs."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Edges at which one more or one less is another answer."""
+"""Edge cases in which one more or one less changes the answer."""
 
 import math
 import random

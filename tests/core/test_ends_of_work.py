@@ -1,4 +1,4 @@
-"""However work ends, nothing waits for ever, nothing is printed behind anybody's back, and what was written is kept."""
+"""However work ends, nothing waits for ever, nothing is printed unasked, and the text so far is kept."""
 
 import asyncio
 import gc

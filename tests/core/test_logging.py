@@ -1,4 +1,4 @@
-"""What went wrong is in the logs under the package's name, and a role that never works is told to everybody."""
+"""Faults are in the logs under the package's name, and a role that never works causes a warning for all."""
 
 import logging
 import warnings
@@ -30,7 +30,7 @@ from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
 @contextmanager
 def no_warning() -> Iterator[None]:
-    """Nothing is told to everybody. (A warning that is an error would be got over like any other fault.)"""
+    """No warning is issued. (A warning turned into an error would be handled like any other fault.)"""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield

@@ -1,4 +1,4 @@
-"""Work begun early changes when things happen, and nothing of what happens."""
+"""Work started early only changes when things happen, not what happens."""
 
 import asyncio
 import copy

@@ -1,4 +1,4 @@
-"""What was written for earlier builds works, or is refused with a line that says what to change."""
+"""Code and files for earlier builds work, or are refused with a line that says what to change."""
 
 import pytest
 

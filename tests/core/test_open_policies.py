@@ -1,4 +1,4 @@
-"""A policy of one's own works wherever a built-in one does: as an object, as data and as text."""
+"""A custom policy works wherever a built-in one does: as an object, as data and as text."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""What a plugin gives is checked before it becomes part of an answer, and the message names the plugin."""
+"""The output of a plugin is checked before it becomes part of an answer, and errors name the plugin."""
 
 import dataclasses
 import math
@@ -244,7 +244,7 @@ class Says(WeightingPolicy):
         (Says(author="drafter"), r"route\(\) of the policy Says\(.*\) returned 'drafter', not one of: draft, target"),
     ],
 )
-def test_a_policy_that_says_what_nobody_understands_fails_the_request(policy: Says, words: str) -> None:
+def test_an_unknown_decision_of_a_policy_fails_the_request(policy: Says, words: str) -> None:
     made = RewardGuidedDecoder(
         drafter=ScriptedDrafter(["one\n\n", "two"]),
         verifier=ScriptedVerifier([0.9]),

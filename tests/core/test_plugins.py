@@ -1,4 +1,4 @@
-"""Parts of other packages: found by name, refused in one line where they are broken."""
+"""Parts of other packages: found by name, and refused in one line if they are broken."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""Requests that began first go first, wherever calls have to wait."""
+"""Requests that began first are served first, wherever calls have to wait."""
 
 from __future__ import annotations
 

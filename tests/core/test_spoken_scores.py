@@ -1,4 +1,4 @@
-"""Scores that a judge writes in words: whatever the form, the number it names and the scale it tells."""
+"""Scores in a judge's words: in any form, the number and the scale are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Side by side, and nothing outlives whoever started it: the helpers themselves."""
+"""The helpers for concurrency: nothing outlives its caller."""
 
 import asyncio
 import gc

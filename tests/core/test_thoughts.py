@@ -1,4 +1,4 @@
-"""Thoughts: markers, the two parts of a response, agreement, limits, and policies of the thoughts' own."""
+"""Thoughts: markers, the two parts of a response, agreement, limits, and separate policies."""
 
 import json
 import random

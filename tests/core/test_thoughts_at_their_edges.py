@@ -1,4 +1,4 @@
-"""Thoughts where markers, limits, stop strings and splitters meet: what was written is neither lost nor doubled."""
+"""Thoughts where markers, limits, stop strings and splitters meet: no text is lost or duplicated."""
 
 import random
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Computation at a price: the rule itself, what it spends in worlds that are known, and the actions that it needs."""
+"""Computation at a price: the rule itself, its spending in known worlds, and its actions."""
 
 import random
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is passed in place of a prompt, a policy, settings or a seed is refused in one line that says what to pass."""
+"""Wrong arguments for a prompt, a policy, settings or a seed are refused in one line that says what to pass."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""How a run looks: the page says what happened, and nothing that models or users write becomes markup."""
+"""The page of a run says what happened, and no text of models or users becomes markup."""
 
 from __future__ import annotations
 

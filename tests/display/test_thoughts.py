@@ -1,4 +1,4 @@
-"""Thoughts in pages and notebooks: folded, dimmed, without markers; what is not known of them is not made up."""
+"""Thoughts in pages and notebooks: folded, dimmed, without markers; unknown values are not made up."""
 
 from __future__ import annotations
 

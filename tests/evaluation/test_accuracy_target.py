@@ -1,4 +1,4 @@
-"""Thresholds that hold an accuracy target: how often the promise is kept, and what is said where none can be made."""
+"""Thresholds that keep an accuracy target: how often the promise is kept, and the error if none can be made."""
 
 import json
 import random

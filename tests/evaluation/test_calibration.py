@@ -1,4 +1,4 @@
-"""Calibration against what the decoder does: on a world whose law is known, and on the embedded models."""
+"""Calibration against the decoder's behaviour: in a world with a known law, and on the embedded models."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Solutions that are not in steps: what cuts them, and that nothing of them is lost."""
+"""Uncut solutions: how they are cut, and that nothing is lost."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A role that fails is seen in every figure: outcomes, reports, JSON and tables."""
+"""A role that fails is visible in all figures: outcomes, reports, JSON and tables."""
 
 import json
 from dataclasses import asdict

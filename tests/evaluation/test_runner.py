@@ -1,4 +1,4 @@
-"""Many methods over the same problems: figures, resumption after the hardest of ends, and what is refused."""
+"""Many methods on the same problems: figures, resumption after a hard kill, and refusals."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def without_seconds(report: Report) -> dict[str, Any]:
 
 
 class Seats(Task):
-    """Problems that the scripted models answer, one of three rightly."""
+    """Problems that the scripted models answer, one of three correctly."""
 
     def draw(self, n: int | None, seed: int) -> list[Item]:
         return [

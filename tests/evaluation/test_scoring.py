@@ -1,4 +1,4 @@
-"""Given solutions are scored as a decoder would have them scored, side by side, and one bad one spoils no other."""
+"""Given solutions are scored as by a decoder, concurrently, and an invalid one affects no other."""
 
 import asyncio
 import csv

@@ -1,4 +1,4 @@
-"""Calls of an evaluation side by side: each result as it is ready, and nothing works on after an error."""
+"""Concurrent calls of an evaluation: each result as it is ready, and nothing continues after an error."""
 
 import asyncio
 import errno
@@ -24,7 +24,7 @@ LEARNING = "rsd@budget_aware:0.3"
 
 
 class Seats(Task):
-    """Problems that the scripted models answer, one of three rightly."""
+    """Problems that the scripted models answer, one of three correctly."""
 
     def draw(self, n: int | None, seed: int) -> list[Item]:
         return [

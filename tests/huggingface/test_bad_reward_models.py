@@ -1,4 +1,4 @@
-"""What is wrong with a reward model or its input is told with its name and the remedy; nothing scores at random."""
+"""Faults of a reward model or its input are reported with their name and the remedy; nothing scores at random."""
 
 import asyncio
 import json

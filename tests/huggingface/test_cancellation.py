@@ -1,4 +1,4 @@
-"""A cancelled call, whatever it asks for and whenever it ends, harms no other one and leaves right caches."""
+"""A cancelled call, whatever its kind and whenever it ends, harms no other call and leaves correct caches."""
 
 from __future__ import annotations
 

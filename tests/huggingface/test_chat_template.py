@@ -1,4 +1,4 @@
-"""What a model in process reads: template arguments, opened thoughts, begun responses, messages that follow."""
+"""The input of a model in process: template arguments, opened thoughts, begun responses, later messages."""
 
 from __future__ import annotations
 

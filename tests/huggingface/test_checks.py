@@ -1,4 +1,4 @@
-"""Prompts that fill a context and scores that are no numbers: told by the right error, and charged."""
+"""Prompts that fill a context and scores that are not numbers: reported by the correct error, and charged."""
 
 import asyncio
 from dataclasses import replace

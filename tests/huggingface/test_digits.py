@@ -1,4 +1,4 @@
-"""Products in whole numbers: as exact as their bits, alike for every batch, on processors with VNNI and without."""
+"""Integer products: as exact as their bits, the same in every batch, on processors with and without VNNI."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""In what models run where nobody says."""
+"""The dtype of models by default."""
 
 import json
 from pathlib import Path as Folder

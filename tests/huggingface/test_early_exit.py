@@ -1,4 +1,4 @@
-"""Early exit: what is read is what the rule says of the full model's states, whatever was deferred on the way."""
+"""Early exit: rewards follow the rule on the full model's states, whatever was deferred."""
 
 from __future__ import annotations
 

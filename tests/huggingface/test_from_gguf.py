@@ -1,4 +1,4 @@
-"""GGUF files as checkpoints: what llama.cpp computes with the one is what `hf:` computes with the other."""
+"""GGUF files as checkpoints: llama.cpp on the file computes the same as `hf:` on the checkpoint."""
 
 import json
 import sys

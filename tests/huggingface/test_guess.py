@@ -1,4 +1,4 @@
-"""A rejected draft as the target's guess: the same steps as without, read where they would have been written."""
+"""A rejected draft as the target's guess: the same steps as without, but read instead of written."""
 
 from __future__ import annotations
 

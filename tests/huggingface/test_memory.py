@@ -1,4 +1,4 @@
-"""What models take of a memory, told before any is loaded."""
+"""The memory that models need, reported before any is loaded."""
 
 from pathlib import Path as Folder
 from typing import Any

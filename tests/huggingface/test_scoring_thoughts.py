@@ -1,4 +1,4 @@
-"""What reward models read of responses with thoughts: equal to their cards' own computation, step by step."""
+"""Rewards of responses with thoughts equal the computation on the models' cards, step by step."""
 
 import asyncio
 import copy

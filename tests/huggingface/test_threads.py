@@ -1,4 +1,4 @@
-"""What models share, used from several threads and event loops at once: loaders, tokenizers, caches, engines."""
+"""Shared objects used from several threads and event loops at once: loaders, tokenizers, caches, engines."""
 
 from __future__ import annotations
 

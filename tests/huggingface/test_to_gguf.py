@@ -1,4 +1,4 @@
-"""Checkpoints as GGUF files: llama.cpp computes with them what transformers does, or they are not written."""
+"""Checkpoints as GGUF files: llama.cpp computes the same with them as transformers, or they are not written."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A character stays with the step that completes it, wherever a step is cut."""
+"""A character belongs to the step that completes it, wherever a step is cut."""
 
 from __future__ import annotations
 

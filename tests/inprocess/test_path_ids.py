@@ -1,4 +1,4 @@
-"""What a model reads of steps that came as text is the encoding of their whole text, wherever it was cut."""
+"""For steps given as text, a model reads the encoding of their whole text, wherever it was cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Special tokens are no text, named by the tokenizer's configuration or not, in every backend."""
+"""Special tokens are not text, named by the tokenizer's configuration or not, in every backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Budgets of agents by run and thread, over checkpoints, interrupts, retries and branches; what records tell."""
+"""Budgets of agents by run and thread, with checkpoints, interrupts, retries and branches; and their records."""
 
 from __future__ import annotations
 

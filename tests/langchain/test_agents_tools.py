@@ -1,4 +1,4 @@
-"""Agents that decide by risk: policies per tool, and drafts that are never executed as they are."""
+"""Agents that decide by risk: policies per tool, and drafts that are never executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What traces and streams show of an agent with RSD, and which models and names it takes."""
+"""Traces and streams of an agent with RSD, and the models and names that it accepts."""
 
 from __future__ import annotations
 

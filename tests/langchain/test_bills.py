@@ -1,4 +1,4 @@
-"""Usage is that of the answer's own call, and the bill holds everything, however RSD is called."""
+"""Usage is that of the answer's own call, and the bill contains everything, however RSD is called."""
 
 import asyncio
 from collections.abc import Callable, Iterator

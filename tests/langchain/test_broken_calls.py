@@ -1,4 +1,4 @@
-"""Calls that are no calls: cut, broken and empty ones never run, whatever way the message takes."""
+"""Invalid calls: truncated, broken and empty ones never run, whatever way the message takes."""
 
 import asyncio
 import json

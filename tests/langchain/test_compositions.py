@@ -1,4 +1,4 @@
-"""Whatever LangChain puts around a model plays a role as the model does, or is refused with the reason."""
+"""Wrapped LangChain models play a role like the model itself, or are refused with the reason."""
 
 from __future__ import annotations
 

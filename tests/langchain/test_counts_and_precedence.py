@@ -1,4 +1,4 @@
-"""What counts exactly: tokens of a call, whose option wins, where a text is cut, what caches tell apart."""
+"""Exact counts and precedence: tokens of a call, options, cuts of a text, and cache keys."""
 
 import asyncio
 import json

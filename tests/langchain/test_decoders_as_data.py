@@ -1,4 +1,4 @@
-"""Policies and decoders as text, in everything that LangChain sees of RSD."""
+"""Policies and decoders as text, in all LangChain interfaces of RSD."""
 
 import asyncio
 import pickle
@@ -25,7 +25,7 @@ FACES = (ChatRSD, RSDRunnable)
 
 
 class Lenient(WeightingPolicy):
-    """A policy of one's own."""
+    """A custom policy."""
 
     kind: Literal["lenient"] = "lenient"
 

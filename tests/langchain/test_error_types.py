@@ -1,4 +1,4 @@
-"""Errors, time-outs and signals leave RSD as callers know them: with fallbacks, retries and graphs around it."""
+"""Errors, timeouts and signals leave RSD as callers expect them, with fallbacks, retries and graphs around it."""
 
 import asyncio
 import pickle

@@ -1,4 +1,4 @@
-"""What goes wrong inside LangChain models and functions: nothing hangs, nothing paid is lost, nothing works on."""
+"""Faults inside LangChain models and functions: nothing hangs, no paid work is lost, nothing continues."""
 
 import asyncio
 import logging
@@ -186,7 +186,7 @@ class Slow(BaseChatModel):
 
 
 class SlowText(LLM):
-    """The commonest LLM of one's own: one blocking method."""
+    """The most common custom LLM: one blocking method."""
 
     @property
     def _llm_type(self) -> str:

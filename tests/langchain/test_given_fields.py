@@ -1,4 +1,4 @@
-"""First mistakes of people who are new to it: forgotten roles, names in the wrong place, and what errors show."""
+"""Typical beginners' mistakes: forgotten roles, names in the wrong place, and the texts of errors."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is asked of LangChain's partner classes: the table of their fields held to the requests that they send."""
+"""Requests of LangChain's partner classes: the table of their fields against the requests that they send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How partner classes go on with an answer that was begun: accepted by what they really send, and tried out."""
+"""How partner classes continue a begun answer: accepted by the requests they really send, and probed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A drafter or a judge that cannot work is told of at its first call, once, with its class and what is wrong."""
+"""A drafter or a judge that cannot work is reported at its first call, once, with its class and the error."""
 
 from __future__ import annotations
 

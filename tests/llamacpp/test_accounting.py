@@ -1,4 +1,4 @@
-"""Every token is computed once, and what is computed again for want of room is told."""
+"""Every token is computed once, and recomputation for lack of room is reported."""
 
 from __future__ import annotations
 

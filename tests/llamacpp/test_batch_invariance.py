@@ -1,4 +1,4 @@
-"""What a file says of itself is so: which types give the same logits whatever is computed beside a sequence."""
+"""Statements about a file hold: which types give the same logits whatever else is computed with a sequence."""
 
 from __future__ import annotations
 

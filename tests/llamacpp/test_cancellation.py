@@ -1,4 +1,4 @@
-"""Calls cut short, faults inside of llama.cpp, input that no model can take: others go on, and so does the model."""
+"""Interrupted calls, faults inside llama.cpp, invalid input: other calls continue, and so does the model."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_a_prompt_longer_than_the_context_is_refused() -> None:
         ({"batch_invariant": "no"}, "batch_invariant takes true or false"),
     ],
 )
-def test_what_cannot_be_is_said_before_the_model_is_loaded(options: Any, message: str) -> None:
+def test_impossible_options_are_refused_before_the_model_is_loaded(options: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load_generator(str(embedded("draft")), **options)
 

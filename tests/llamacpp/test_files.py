@@ -1,4 +1,4 @@
-"""Files are found by path, in installed packages and on the hub; what is missing is told with what there is."""
+"""Files are found by path, in installed packages and on the hub; errors about missing ones list what exists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contexts that grow while they are used, and windows that nothing writes over."""
+"""Contexts that grow during use, and windows that are not overwritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file says is what the gguf package reads of it; what is no whole file is refused in a line."""
+"""Headers are read as by the gguf package; incomplete files are refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The C library is found, proved to be laid out as known, and heard through Python's logging."""
+"""The C library is found, its layout is verified, and it logs through Python's logging."""
 
 from __future__ import annotations
 

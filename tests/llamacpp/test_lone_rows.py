@@ -1,4 +1,4 @@
-"""A row that decodes by itself lets others in, and its time is told whole."""
+"""A row that decodes alone lets others join, and its time is reported in full."""
 
 from __future__ import annotations
 

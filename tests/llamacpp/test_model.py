@@ -1,4 +1,4 @@
-"""Weights and vocabularies of GGUF files, and what is refused before the library sees it."""
+"""Weights and vocabularies of GGUF files, and refusals before the library sees them."""
 
 from __future__ import annotations
 

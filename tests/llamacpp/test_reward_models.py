@@ -1,4 +1,4 @@
-"""Reward models over GGUF bodies: which file goes with which head, what is refused, and what needs no torch."""
+"""Reward models with GGUF bodies: matching files and heads, refusals, and use without torch."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""Random work, in small; `python -m tests.benchmarks.gguf_soak` does the same at length."""
+"""A small run of random work; `python -m tests.benchmarks.gguf_soak` does the same at length."""
 
 from __future__ import annotations
 

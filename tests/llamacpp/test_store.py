@@ -1,4 +1,4 @@
-"""Room for sequences: who is evicted, who has to wait, when more is made, and what is given back."""
+"""Room for sequences: eviction, waiting, growth, and release."""
 
 from __future__ import annotations
 

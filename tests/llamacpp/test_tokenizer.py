@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file serves all that one of transformers serves, and agrees with it."""
+"""The tokenizer of a GGUF file does everything that one of transformers does, with the same results."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SPECS: dict[str, Any] = {"draft": "scripted:draft", "target": "scripted:target",
 
 
 class Lenient(WeightingPolicy):
-    """A policy of one's own."""
+    """A custom policy."""
 
     kind: Literal["lenient"] = "lenient"
 

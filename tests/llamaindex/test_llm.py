@@ -1,4 +1,4 @@
-"""RSD as a LlamaIndex LLM, on scripted models: every face gives the same text, usage, trace and events."""
+"""RSD as a LlamaIndex LLM, on scripted models: every interface gives the same text, usage, trace and events."""
 
 import asyncio
 import threading
@@ -304,7 +304,7 @@ def test_tool_histories_reach_the_models_in_the_form_of_chat_templates() -> None
     assert echo.calls[-1].prompt[2].extra == {"tool_call_id": "1", "name": "add"}
 
 
-def test_what_no_text_model_sees_is_refused() -> None:
+def test_content_that_no_text_model_sees_is_refused() -> None:
     image = ChatMessage(
         role="user", blocks=[TextBlock(text="what is it?"), ImageBlock(url="https://example.org/a.png")]
     )

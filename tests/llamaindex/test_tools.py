@@ -1,4 +1,4 @@
-"""Tools: agents and programs of LlamaIndex over `RSDLLM`; what is executed, and what never is."""
+"""Tools: agents and programs of LlamaIndex over `RSDLLM`; which calls are executed, and which never are."""
 
 from __future__ import annotations
 

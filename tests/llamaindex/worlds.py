@@ -1,4 +1,4 @@
-"""What the tests of LlamaIndex share: a small scripted world and all eight faces of an LLM."""
+"""Shared by the tests of LlamaIndex: a small scripted world and all eight interfaces of an LLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What gateways between a server and its clients leave out, add and change, each as it was seen somewhere."""
+"""Fields that gateways between a server and its clients drop, add and change, each as observed in the wild."""
 
 from __future__ import annotations
 

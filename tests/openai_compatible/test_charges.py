@@ -1,4 +1,4 @@
-"""Whatever was paid for is charged: replies that are refused, attempts before one that works, streams that are cut."""
+"""All paid work is charged: refused replies, attempts before one that works, interrupted streams."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping

@@ -1,4 +1,4 @@
-"""Whatever loops and threads ask at once, nothing is mixed up, asked twice or left behind."""
+"""Whichever loops and threads ask at once, nothing is mixed up, asked twice or left behind."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""An endpoint under faults: tried again where that helps, told clearly where not, and its key kept to itself."""
+"""An endpoint under faults: retries if they help, clear errors otherwise, and a secret key."""
 
 import asyncio
 import logging
@@ -71,7 +71,7 @@ def test_lasting_faults_name_the_server_and_the_cause(
     assert len(vllm.requests) == 2
 
 
-def test_a_shape_that_nobody_expects_is_a_fault(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
+def test_an_unexpected_shape_is_a_fault(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
     def read(data: dict[str, Any]) -> Any:
         return data["data"][0]["embedding"]
 

@@ -1,4 +1,4 @@
-"""Gateways leave out, add and change what servers say: the answer is the same, or refused in clear words."""
+"""Gateways drop, add and change fields: the answer is the same, or refused with a clear message."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""HTTP as servers and what stands before them speak it: byte for byte, whole or broken."""
+"""HTTP as spoken by servers and proxies: byte for byte, complete or broken."""
 
 from __future__ import annotations
 
@@ -422,7 +422,7 @@ def test_closing_fails_what_is_in_flight() -> None:
         using(server, work)
 
 
-def test_who_cannot_be_reached_is_away() -> None:
+def test_an_unreachable_server_is_down() -> None:
     with wired(forever(b"")) as gone:
         gone.close()
         (error,) = ask(gone)

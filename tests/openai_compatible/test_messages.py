@@ -1,4 +1,4 @@
-"""What is logged and what errors say: every retry and every degradation, no key, and nothing that a terminal obeys."""
+"""Logs and error messages: every retry and every degradation, no key, and no terminal control characters."""
 
 import logging
 import os

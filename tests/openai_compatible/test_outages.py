@@ -1,4 +1,4 @@
-"""A server that is away or busy: calls wait within their patience, one of them tries, and all go on once it is back."""
+"""A server that is down or busy: calls wait within their patience, one probes, and all continue once it is back."""
 
 import asyncio
 import logging
@@ -134,7 +134,7 @@ async def test_a_batch_waits_for_a_server_that_is_restarted(fault: str, caplog: 
 
 
 @on_the_loop
-async def test_nobody_waits_for_what_never_answered_interactively() -> None:
+async def test_no_call_waits_interactively_for_a_server_that_never_answered() -> None:
     """It may be a mistake in the port; nobody is told of a patience that was never set."""
     async with scripted(lambda *_: DONE) as server, connected(server) as endpoint:
         await server.kill()
@@ -149,7 +149,7 @@ async def test_nobody_waits_for_what_never_answered_interactively() -> None:
 
 
 @on_the_loop
-async def test_somebody_waits_for_what_answered_before() -> None:
+async def test_calls_wait_for_a_server_that_answered_before() -> None:
     async with scripted(lambda *_: DONE) as server, connected(server, retries=0) as endpoint:
         await heard(endpoint, server)
         await server.kill()
@@ -360,7 +360,7 @@ async def test_a_time_of_0_again_and_again_is_backed_off_from() -> None:
 
 
 @on_the_loop
-async def test_who_asks_to_be_spared_is_spared_by_all() -> None:
+async def test_back_pressure_of_a_server_holds_for_all() -> None:
     """Where nobody is let in, the others wait as told, and one of them tries."""
     busy = away_for(0.4, Reply(429, {"error": "slow down"}, "Retry-After: 0.5\r\n"))
     async with scripted(busy) as server, connected(server, retries=0, concurrency=8) as endpoint:
@@ -425,7 +425,7 @@ async def test_who_is_cancelled_waits_no_longer_and_leaves_its_turn_to_others() 
 
 
 @on_the_loop
-async def test_who_closes_an_endpoint_waits_for_nobody() -> None:
+async def test_closing_an_endpoint_waits_for_no_call() -> None:
     async with scripted(lambda *_: AWAY) as server, connected(server) as endpoint:
         calls = crowd(endpoint, 8)
         await until(lambda: endpoint.breaker.is_open)

@@ -1,4 +1,4 @@
-"""Fields of a single request at servers: what is rendered here, what chats send, and what is refused."""
+"""Fields of a single request at servers: rendered here, sent in chats, or refused."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager

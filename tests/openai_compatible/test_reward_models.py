@@ -1,4 +1,4 @@
-"""Reward models behind servers: what servers give that is no score, and specs that cannot work.
+"""Reward models behind servers: invalid scores, and specs that cannot work.
 
 Real servers are in `tests/servers`. Here answers are scripted, since no server gives all of these on demand.
 """

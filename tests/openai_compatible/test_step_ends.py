@@ -1,4 +1,4 @@
-"""The end of a step is proved before the first one: an answer is whole, or refused, and never cut without a word."""
+"""The end of a step is verified before the first one: an answer is complete or refused, never silently cut."""
 
 import asyncio
 import logging

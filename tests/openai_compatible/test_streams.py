@@ -1,4 +1,4 @@
-"""Drafts ahead come from one request that goes on, and are the drafts that separate requests would bring."""
+"""Drafts ahead come from one continuing request, and equal those of separate requests."""
 
 import asyncio
 import gc
@@ -180,7 +180,7 @@ def test_a_cap_of_the_servers_own_cuts_no_step(vllm: Habits, connect: Connect, q
     assert 3 < len(vllm.requests) < len(wanted)
 
 
-def test_nobody_asks_and_the_stream_ends(slow: Habits, connect: Connect, questions: list[str]) -> None:
+def test_a_stream_without_requests_ends(slow: Habits, connect: Connect, questions: list[str]) -> None:
     model, path = connect(slow), Path(as_prompt(questions[0]))
     asked = StepRequest((0,), max_tokens=4, ahead=1)
     (first,) = wait_for(model.generate(path, asked)).steps
@@ -203,9 +203,7 @@ def test_a_stream_ends_with_the_request(slow: Habits, connect: Connect, question
     assert wait_until(lambda: slow.dropped == 1)
 
 
-def test_whoever_goes_on_with_another_step_ends_the_stream(
-    slow: Habits, connect: Connect, questions: list[str]
-) -> None:
+def test_continuing_with_another_step_ends_the_stream(slow: Habits, connect: Connect, questions: list[str]) -> None:
     model, path = connect(slow), Path(as_prompt(questions[0]))
     few = StepRequest((0,), max_tokens=4, ahead=50)
     wait_for(model.generate(path, few))
@@ -315,7 +313,7 @@ def scripted(*steps: str) -> Callable[[Stream], Any]:
     return work
 
 
-def test_what_nobody_came_for_is_work_of_the_draft_in_its_place() -> None:
+def test_unused_text_of_a_stream_is_charged_to_the_draft_in_its_place() -> None:
     async def go() -> None:
         streams, asked = Streams(), StepRequest((0,), ahead=8)
         charged = list[Usage]()

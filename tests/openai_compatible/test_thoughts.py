@@ -1,4 +1,4 @@
-"""Thoughts of models behind servers: told apart or in the text, whole or streamed, cut or closed."""
+"""Thoughts of models behind servers: separate or in the text, whole or streamed, cut or closed."""
 
 from __future__ import annotations
 

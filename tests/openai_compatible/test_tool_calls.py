@@ -1,4 +1,4 @@
-"""Tools of a prompt at chats that write whole turns: what is sent, and what comes back as a call."""
+"""Tools of a prompt at chats that write whole turns: the requests, and the calls in replies."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Formats as data: every built-in one can be written down, and one of a user's own works wherever a built-in does."""
+"""Formats as data: every built-in one can be written down, and a custom one works wherever a built-in does."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Thoughts in the chats that outcome models read: once, with nothing lost, as each template has them."""
+"""Thoughts in the input of outcome models: once, with nothing lost, as in each template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients get: the decoder's own texts, step by step, and nothing that was rejected."""
+"""Answers to clients: the decoder's own texts, step by step, without rejected drafts."""
 
 from __future__ import annotations
 

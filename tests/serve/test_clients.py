@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote: OpenAI's package and curl get the texts of the bare decoder from `rsd serve`."""
+"""Third-party clients: OpenAI's package and curl get the texts of the bare decoder from `rsd serve`."""
 
 from __future__ import annotations
 

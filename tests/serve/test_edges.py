@@ -1,4 +1,4 @@
-"""Hostile and unlucky clients: what they send is refused by name, and what they break off leaves nothing behind."""
+"""Hostile and unlucky clients: invalid requests are refused by name, and interrupted ones leave nothing behind."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_policy_of_a_request_keeps_what_the_configured_one_may_spend() -> None
 
 
 @pytest.mark.parametrize("method", ["target", {"kind": "rsd", "policy": "always_draft"}])
-def test_a_policy_that_nobody_would_ask_is_refused(method: Any) -> None:
+def test_a_policy_that_would_never_be_asked_is_refused(method: Any) -> None:
     with running(ServeConfig(models={"rsd": RSDConfig.parse({**SCRIPTS, "method": method})})) as server:
         refused = server.chat(rsd={"policy": "always_target"})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "rsd.policy")

@@ -175,7 +175,7 @@ def test_steps_are_sent_as_they_are_accepted() -> None:
     assert all(later - sooner > 0.05 for sooner, later in itertools.pairwise(arrivals))
 
 
-def test_who_is_drained_gets_what_is_written_and_nobody_new_comes_in() -> None:
+def test_drained_clients_get_what_is_written_and_new_ones_are_refused() -> None:
     config = ServeConfig(drain=0.3)
     with running(config, {"rsd": endless()}) as server, concurrent.futures.ThreadPoolExecutor() as pool:
         in_flight = [pool.submit(server.chat, stream=stream) for stream in (True, False)]

@@ -1,4 +1,4 @@
-"""What is wrong with a request is told in the form of the OpenAI API, before any model works."""
+"""Errors in a request are reported in the format of the OpenAI API, before any model works."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_prompt_that_is_too_long_is_a_fault_of_the_request() -> None:
             assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
-def test_what_nobody_expected_is_logged_and_kept_from_clients(
+def test_unexpected_errors_are_logged_and_kept_from_clients(
     served: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Calls that speculate: limits within a run of accepted tokens, faults and cancellation, and whose work it was."""
+"""Calls that speculate: limits within a run of accepted tokens, faults, cancellation, and charges by model."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_a_proposer_that_fails_fails_its_own_request_alone(target: HuggingFaceGe
         write(target, WHOLE, Speculation(Broken()))
 
 
-def test_what_cannot_be_is_refused_before_anything_is_written(
+def test_impossible_settings_are_refused_before_anything_is_written(
     draft: HuggingFaceGenerator, target: HuggingFaceGenerator
 ) -> None:
     for options, words in (

@@ -1,4 +1,4 @@
-"""RSD whose target speculates within the steps that it writes, and whose drafter repeats what it has read."""
+"""RSD whose target speculates within its steps, and whose drafter repeats text that it has read."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_corrections_are_those_of_greedy_decoding(tmp_path: Folder) -> None:
         (("corrections", "--draft", "embedded:draft", "--target", "embeded:target"), "did you mean"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_errors_are_reported(
     words: tuple[str, ...], said: str, tmp_path: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

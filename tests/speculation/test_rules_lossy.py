@@ -1,4 +1,4 @@
-"""Rules that are not lossless: each beside a plain computation of its formula; without its limits the exact rule."""
+"""Lossy rules: each against a simple computation of its formula; without its limits, the exact rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON by a schema in process: whatever is sampled, the answer fits, and nobody else's answer changes."""
+"""JSON by a schema in process: whatever is sampled, the answer is valid, and no other answer changes."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""JSON by a schema behind URLs: what each kind of server is sent, and what is made of its answer."""
+"""JSON by a schema behind URLs: the request to each kind of server, and the use of its answer."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What OpenTelemetry is told of requests is what their results say."""
+"""Telemetry of requests equals their results."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What has to hold of every chat template of a thinking model."""
+"""Properties of every chat template of a thinking model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that was paid is charged to the model that did it, however the scoring ends."""
+"""Paid work is charged to the model that did it, however the scoring ends."""
 
 import asyncio
 import math

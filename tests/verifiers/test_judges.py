@@ -1,4 +1,4 @@
-"""Judges: what they ask, how they read the answer, and that they abstain where there is none."""
+"""Judges: their prompts, their reading of the answer, and abstention without one."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""`code:`: programs are scored by their tests, cannot answer for them, and cannot get at anything."""
+"""`code:`: programs are scored by their tests, cannot fake results, and cannot reach anything."""
 
 from __future__ import annotations
 

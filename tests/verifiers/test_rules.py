@@ -1,4 +1,4 @@
-"""Rules and programs: right about what they can check, silent about the rest."""
+"""Rules and programs: correct about what they can check, silent about the rest."""
 
 import asyncio
 
