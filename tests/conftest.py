@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
-settings.register_profile("rsd", deadline=None)  # a busy machine is no fault of the code
+settings.register_profile("rsd", deadline=None)  # a busy machine is not the code's fault
 settings.load_profile("rsd")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 

@@ -81,7 +81,7 @@ def test_an_interrupted_batch_says_how_to_go_on(tmp_path: Path, prompts: Path) -
     assert done.returncode == 130
     assert f"Interrupted. {rows} of 200 problems are in {out}; the same command continues from there" in done.stderr
     assert 0 < rows < 200
-    assert not list(tmp_path.glob(".*"))  # and nobody is kept from going on
+    assert not list(tmp_path.glob(".*"))  # and no lock remains
 
 
 def test_an_interrupted_evaluation_says_how_to_go_on(tmp_path: Path, prompts: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_role_that_never_works_is_an_error_of_run_batch_and_eval(
     method = json.loads(figures.read_text())["methods"]["rsd"]
     assert (method["errors"], method["degraded"], method["faults"][f"{name}_error"]["count"]) == (0, 3, calls)
 
-    broken.__init__(pytest.MonkeyPatch())  # type: ignore[misc]  # mended: the same commands solve all of it anew
+    broken.__init__(pytest.MonkeyPatch())  # type: ignore[misc]  # fixed: the same commands solve everything again
     shown = CliRunner().invoke(app, words)
     assert (shown.exit_code, "0 found, 3 done (0 of them degraded)" in shown.stderr) == (0, True)
     assert not any(result.degradations for result in read_results(out).values())

@@ -86,7 +86,7 @@ def test_score_explains_control_characters(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("evil")
 def test_eval_and_batch_show_control_characters(tmp_path: Path) -> None:
-    datasets.disable_progress_bars()  # which have control characters of their own
+    datasets.disable_progress_bars()  # whose control characters are not ours
     task = lines(
         tmp_path / f"{EVIL.replace('[', '(').replace(']', ')')}.jsonl", {"question": f"What {EVIL}?", "answer": EVIL}
     )

@@ -46,7 +46,7 @@ def authors(result: Result, kind: str) -> set[str]:
 
 @pytest.mark.parametrize("file", THINKING, ids=lambda file: file.stem)
 def test_a_recipe_for_thinking_models_runs(file: Path) -> None:
-    """Both parts are there, in markers that the answer knows nothing of, and whoever should write them did."""
+    """Both parts are there, markers are not in the answer, and the correct model wrote each part."""
     asked = [problem for _, problem in zip(range(4), problems("test", 2), strict=False)]
     with RSDConfig.parse(yaml.safe_load(file.read_text())).build() as decoder:
         results = decoder.run_many([problem.question for problem in asked])

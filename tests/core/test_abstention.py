@@ -40,7 +40,7 @@ def test_the_target_writes_a_step_about_which_nothing_is_known() -> None:
     result = decoder([None, 0.9]).run("q")
     assert [(step.author, step.reward) for step in result.steps] == [("target", None), ("draft", 0.9)]
     assert result.steps[0].discarded_draft == "draft one\n\n"
-    assert not result.degradations  # abstaining is no fault
+    assert not result.degradations  # abstaining is not a fault
 
 
 def test_such_a_step_may_be_kept() -> None:

@@ -312,7 +312,7 @@ def test_failed_calls_are_failed_calls_of_their_role() -> None:
 
 
 class Ownlimits(WeightingPolicy):
-    """A policy with limits of its own."""
+    """A policy with its own limits."""
 
     own: Limits = Limits()
 
@@ -404,7 +404,7 @@ async def test_an_early_call_is_claimed_by_the_very_same_request_only() -> None:
     assert claimed is not None
     assert (await claimed).steps[0].text == "x"
     await early.aclose()
-    assert ledger.target.calls == 0  # whoever claimed it charges it
+    assert ledger.target.calls == 0  # the request that claimed it charges it
 
 
 def test_speculation_that_fails_charges_each_model_with_its_own_work_and_is_tried_without() -> None:

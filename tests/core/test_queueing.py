@@ -121,7 +121,7 @@ class TestResize:
         for i in range(2, 6):
             leave[i].set()
             await turns()
-            assert order == list(range(min(i + 2, 6)))  # whoever leaves lets one in
+            assert order == list(range(min(i + 2, 6)))  # each one that leaves lets one in
         await asyncio.gather(*works)
         async with slots:
             pass

@@ -382,5 +382,5 @@ except KeyboardInterrupt:
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, since what is tested would hang this one."""
+    """Run in a separate process, since the tested code would hang this one."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

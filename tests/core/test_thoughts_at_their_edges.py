@@ -178,7 +178,7 @@ class Listed(Splitter):
 
 
 class Broken(Splitter):
-    """Gives what is no end."""
+    """Returns an invalid end."""
 
     kind: Literal["broken"] = "broken"
     gives: Any

@@ -176,7 +176,7 @@ def test_a_method_that_learns_starts_over_and_its_attempts_are_never_mixed(tmp_p
     assert file.read_text().startswith("".join(lines[:5]))
     done.clear()
     report = evaluate(SCRIPTED, Seats(), [LEARNING], 6, 1, lambda report: done.append(report.done), journal=file)
-    assert done == [0, 1, 2, 3, 4, 5, 6]  # 4 and 3 answers of two attempts are no whole one
+    assert done == [0, 1, 2, 3, 4, 5, 6]  # 4 and 3 answers of two attempts are not a complete one
     assert report.methods[LEARNING].by_target == whole.methods[LEARNING].by_target
     assert [row.get("attempt", 1) for row in read_rows(file)[1:]] == [1] * 4 + [2] * 3 + [3] * 6
     done.clear()
@@ -185,7 +185,7 @@ def test_a_method_that_learns_starts_over_and_its_attempts_are_never_mixed(tmp_p
 
 
 def test_rsd_by_its_own_name_learns_where_the_configurations_policy_does(tmp_path: Path) -> None:
-    """So does a method with parameters and no policy of its own."""
+    """So does a method with parameters but without its own policy."""
     file = tmp_path / "journal.jsonl"
     config = RSDConfig(**{**SCRIPTED.model_dump(), "policy": {"kind": "budget_aware", "target_rate": 0.3}})
     for name in ("rsd", "rsd:verifier=scripted:verifier"):

@@ -47,7 +47,7 @@ class Models:
         return self.writer.generate(path, request)
 
     async def neighbours(self) -> list[list[Any]]:
-        """What others get who are at work meanwhile, on a path of their own."""
+        """The results of concurrent calls on another path."""
         path = Path(as_prompt("Leo has 7 pens and 12 boxes. He buys 3 more, then he sells 2."))
         calls: list[Coroutine[Any, Any, Any]] = [
             self.write(path, 2),
@@ -96,7 +96,7 @@ def models(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> Models:
 
 
 async def cancel_before(passes: int, begin: Begin, models: Models, path: Path) -> tuple[asyncio.Task[Any], list[Any]]:
-    """Cancel a call after so many forward passes of its model; what neighbours get meanwhile."""
+    """Cancel a call after some forward passes of its model; return the results of concurrent calls."""
     loop, used = (
         asyncio.get_running_loop(),
         models.prm.runner if begin is CALLS["a reward model"] else models.writer.runner,
@@ -238,5 +238,5 @@ def test_a_fault_of_the_model_reports_each_caller_its_own_work(models: Models) -
     computed = [usage.computed for error in errors if (usage := usage_of(error)) is not None]
     assert len(computed) == 2
     assert min(computed) > 0
-    assert sum(computed) > 4 * 16 - 3  # four chunks, in whole or with single tokens beside them
+    assert sum(computed) > 4 * 16 - 3  # four chunks, alone or with single tokens
     assert errors[0] is not errors[1]

@@ -225,7 +225,7 @@ def test_layers_are_those_of_the_deepest_step_from_each_token_on(prm: Folder, he
 
 
 def test_what_candidates_share_goes_deeper_once(prm: Folder, heads: Heads) -> None:
-    """And whichever of them is chosen goes on from there."""
+    """And the chosen one continues from there."""
     model, deferring_runner = loaded(prm, heads, inf)
     path = Path(as_prompt(QUESTIONS[1]))
     candidates = [step(text) for text in WORDS]

@@ -100,7 +100,7 @@ def test_the_target_in_any_batch_equals_generate(
 
 
 def sampled(decoder: DraftOnly | TargetOnly | RewardGuidedDecoder, questions: list[str], batch: int) -> list[list[int]]:
-    """The ids of answers as their authors sampled them, so many questions side by side."""
+    """The ids of answers as their authors sampled them, several questions at once."""
 
     async def decode(question: str) -> list[int]:
         request, calls, guard = decoder._begin(as_prompt(question), {})

@@ -133,7 +133,7 @@ def test_most_work_goes_first_and_nobody_waits_for_ever() -> None:
             engine._queues[cheap].waited += dear.pass_seconds
             passes += 1
         assert 0 < passes < 4 * AGING
-    cheap.threads = 2  # with one that takes all threads nobody runs side by side
+    cheap.threads = 2  # nothing runs concurrently with a model that takes all threads
     assert due(2, 13)._choose() is cheap
 
 

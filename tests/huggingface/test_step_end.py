@@ -30,7 +30,7 @@ SPLITTERS: list[Splitter] = [
 
 
 class Pieces:
-    """Tokens of so many bytes each, for a step alone."""
+    """Tokens with the given numbers of bytes, for a step alone."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = pieces

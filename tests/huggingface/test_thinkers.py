@@ -1,4 +1,4 @@
-"""RSD in steps over thinking models in process: one text, read token for token alike, thoughts on and off."""
+"""RSD in steps over thinking models in process: one text, read as the same tokens, thoughts on and off."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def switching_often() -> Iterator[None]:
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:
-    """Results of works in threads of their own, which begin together."""
+    """Results of work in separate threads, which begin together."""
     results: list[Any] = [None] * len(works)
     barrier = threading.Barrier(len(works))
 

@@ -100,7 +100,7 @@ def test_only_what_is_new_is_read(prm: Folder) -> None:
     second = asyncio.run(model.score(path.extend(step(WORDS[0])), [step(WORDS[1])])).usage
     assert second.reused == first.prefix
     assert second.computed == second.scored == second.prefix - first.prefix
-    assert first.scored < first.computed  # the prompt is computed once and is no part of the answer
+    assert first.scored < first.computed  # the prompt is computed once and is not part of the answer
 
 
 def test_the_embedded_verifier_reads_incrementally(verifier: HuggingFaceVerifier, questions: list[str]) -> None:

@@ -55,7 +55,7 @@ def test_texts_of_steps_cut_anywhere_are_the_text_of_all_their_ids() -> None:
 
 
 def test_what_was_begun_is_taken_back_where_somebody_else_goes_on() -> None:
-    """Then nothing completes it: the others have read the text without it, and so does who goes on from theirs."""
+    """Then nothing completes it: the others have read the text without it, and so does the model that continues."""
     vocabulary, path = words(), Path(as_prompt("Go on."))
     prompt = vocabulary.ids(path)[0]
     ids = vocabulary.encode("So 🧮")

@@ -231,7 +231,7 @@ def make_gpt2_like(folder: Folder) -> Folder:
         "num_attention_heads": 2,
     }
     config = LlamaConfig(vocab_size=len(tokenizer), eos_token_id=0, bos_token_id=None, initializer_range=0.3, **sizes)
-    LlamaForCausalLM(config).save_pretrained(folder)  # transformers has a pattern of its own for Qwen's
+    LlamaForCausalLM(config).save_pretrained(folder)  # transformers has its own pattern for Qwen's
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -273,7 +273,7 @@ def test_a_verifier_reads_what_a_single_pass_over_the_whole_text_reads(tmp_path:
             assert likely == pytest.approx(sum(own) + end, rel=1e-2 if backend == "llama.cpp" else 1e-4)
 
     asyncio.run(score())
-    # Whoever writes the next step goes on from the tokens that it would follow inside a text.
+    # The next step continues from the tokens that it would follow inside a text.
     assert path.parent is not None
     made = asyncio.run(writer.generate(path.parent, StepRequest((0,), 4)))
     assert made.usage.prefix == len(vocabulary.ids(path.parent, goes_on=True)[0])

@@ -134,7 +134,7 @@ def test_structured_output_of_an_agent_is_drafted_too() -> None:
 
 
 class Flaky:
-    """Fails so many times, then answers."""
+    """Fails a number of times, then answers."""
 
     def __init__(self, failures: int, answer: str = "fine") -> None:
         self.failures, self.answer, self.asked = failures, answer, 0

@@ -34,7 +34,7 @@ from tests.langchain.providers import CHATS, Call, Provider, Reply, provider
 
 
 def question() -> Any:
-    """A message of its own each time, since LangGraph gives it an id."""
+    """A new message each time, since LangGraph gives it an id."""
     return {"messages": [HumanMessage("How are the seats?")]}
 
 
@@ -51,7 +51,7 @@ def look(row: int = 0) -> str:
 
 
 def looking(times: int, **options: Any) -> Inner:
-    """A model that looks at so many rows, and then answers; it reads 10 tokens and writes 1 each time."""
+    """A model that looks at a number of rows, then answers; it reads 10 tokens and writes 1 each time."""
 
     def answer(said: list[Any], _: Any) -> AIMessage | str:
         since = len(said) - 1 - max(i for i, one in enumerate(said) if isinstance(one, HumanMessage))
@@ -232,7 +232,7 @@ def test_branches_add_up_and_subgraphs_do_not_count_twice() -> None:
 
 
 class Failing:
-    """Fails so many times."""
+    """Fails a number of times."""
 
     def __init__(self, times: int) -> None:
         self.times = itertools.count(-times)

@@ -317,7 +317,7 @@ def test_a_draft_that_cannot_be_read_is_never_kept(
     assert executed == [("transfer_money", 1000)]
 
 
-@pytest.mark.parametrize("arguments", UNREADABLE)  # of an array, these classes make an error of their own
+@pytest.mark.parametrize("arguments", UNREADABLE)  # for an array, these classes raise their own error
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["ChatOpenAI", "ChatDeepSeek"])
 def test_a_call_of_the_target_that_cannot_be_read_is_not_executed(

@@ -420,7 +420,7 @@ def test_a_conversation_goes_on_after_a_call_that_was_cut(served: Provider, name
             rsd(served, name, kind=kind).invoke(asked, tools=[convert_to_openai_tool(transfer_money)])
             sent = json.dumps(served.sent)
             assert "call_1" not in sent
-            assert "{bad" in sent or name == "ChatMistralAI"  # whose class sends no text beside calls
+            assert "{bad" in sent or name == "ChatMistralAI"  # whose class sends no text with calls
             assert json.dumps(5) in sent  # the call that was answered is one still
         assert failed.invalid_tool_calls[0]["id"] == "call_1"
 

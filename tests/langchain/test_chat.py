@@ -195,7 +195,7 @@ def test_callbacks_hear_of_a_step_before_the_consumer() -> None:
     told = heard.copy()
     heard.clear()
     stream: Any = chat().stream_events("q", version="v3", config={"callbacks": [Listener()]})
-    for i, delta in enumerate(stream.text):  # here nobody but the model tells callbacks
+    for i, delta in enumerate(stream.text):  # here only the model tells callbacks
         assert heard[i] == delta
     assert heard == told
     heard.clear()

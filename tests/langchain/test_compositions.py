@@ -189,7 +189,7 @@ def test_what_a_call_configures_reaches_the_models_inside(kind: Any, face: str, 
     model = kind(draft=configurable(served), target=always("no"), verifier=good, granularity="turn")
     for which, api in (("claude", "anthropic"), ("openai", "chat"), ("claude", "anthropic")):
         assert FACES[face](model, {"configurable": {"which": which}}) == api
-        assert FACES[face](model, {}) == "chat"  # what one call configures is no other's
+        assert FACES[face](model, {}) == "chat"  # a call's configuration does not affect others
 
 
 def test_a_judge_and_a_target_are_configured_too(served: Provider) -> None:
@@ -310,7 +310,7 @@ def test_what_is_around_a_model_pickles_along(served: Provider) -> None:
     again = pickle.loads(pickle.dumps(role))
     assert (again.name, again.sends, again.role) == ("both", ("max_tokens",), "target")
     assert again.fingerprint == role.fingerprint
-    again.with_fields({"reasoning_effort": "low"})  # copies that are kept are no part of a pickle
+    again.with_fields({"reasoning_effort": "low"})  # cached copies are not part of a pickle
     assert pickle.loads(pickle.dumps(again)).fingerprint == role.fingerprint
     served.answers(Reply("busy", status=500), Reply("busy", status=500), Reply("busy", status=500), "fine")
     assert ChatRSD(draft=always("BAD"), target=again, verifier=good).invoke("q").text == "fine"

@@ -172,7 +172,7 @@ def test_a_draft_that_the_agent_cannot_parse_is_paid(asynchronous: bool) -> None
 
 
 class Slow(BaseChatModel):
-    """Answers late, and has no asynchronous face of its own."""
+    """Answers late, and has no asynchronous methods of its own."""
 
     answer: str = "late"
 
@@ -397,7 +397,7 @@ def test_a_fake_whose_messages_are_used_up_is_an_error_and_no_hang() -> None:
 
 
 def test_an_exit_on_the_callers_own_loop_ends_that_loop_and_no_other() -> None:
-    # LangChain runs asynchronous faces as tasks of their own, which hand an exit to the loop. Ctrl-C is one, too.
+    # LangChain runs asynchronous methods as separate tasks, which hand an exit to the loop. Ctrl-C is one, too.
     class Native(Leaving):
         async def _agenerate(self, *_: Any, **__: Any) -> Any:
             raise self.raises

@@ -56,7 +56,7 @@ def test_no_embedded_model_stands_in_for_a_role_that_was_forgotten(
 )
 def test_what_no_decoder_asks_may_be_left_out(face: Any, given: dict[str, Any]) -> None:
     made = face(**given)
-    assert made.with_options({"temperature": 0.5}).temperature == 0.5  # made anew of all of its fields
+    assert made.with_options({"temperature": 0.5}).temperature == 0.5  # rebuilt from all of its fields
 
 
 @pytest.mark.parametrize("face", FACES)

@@ -33,7 +33,7 @@ def test_what_is_computed_again_is_reported() -> None:
 
 
 def test_texts_are_those_of_plain_generation() -> None:
-    """Of one sequence in a context of its own."""
+    """For one sequence in its own context."""
     assert equal_to_plain(smollm2(), 3, tokens=8) == {"prompts": 3, "equal": 3}
     assert equal_to_plain(gemma(), 2, tokens=8) == {"prompts": 2, "equal": 2}
     assert equal_to_plain(embedded("target"), 5, tokens=60)["equal"] == 5

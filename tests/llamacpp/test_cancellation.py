@@ -67,7 +67,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Soak:
 
 
 async def cancel_before(passes: int, begin: Begin, models: Soak, path: Path) -> tuple[Any, list[Any]]:
-    """Cancel a call after so many forward passes; what a neighbour gets meanwhile."""
+    """Cancel a call after some forward passes; return the result of a concurrent call."""
     loop, used = asyncio.get_running_loop(), models.writer.runner
     task, step, taken = loop.create_task(begin(models, path)), used.step, itertools.count()
 

@@ -389,7 +389,7 @@ def test_a_deviation_of_the_library_is_not_a_silent_fault(monkeypatch: pytest.Mo
 
 
 class Checked:
-    """A context beside what it should hold: the tokens of each sequence, told apart where cells are shared.
+    """A context and its expected content: the tokens of each sequence, distinguished where cells are shared.
 
     Args:
         model: Loads the model.

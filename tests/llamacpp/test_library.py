@@ -44,7 +44,7 @@ def defaults(layout: Layout) -> tuple[bytes, bytes]:
 
 
 def run(code: str, **environment: str) -> str:
-    """What a process of its own writes, to both streams; it must end well."""
+    """The output of a separate process, from both streams; it must succeed."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

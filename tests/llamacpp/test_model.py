@@ -262,7 +262,7 @@ def test_a_vocabulary_that_cannot_spell_every_byte_is_refused(tmp_path: Path) ->
 
 
 def test_a_vocabulary_alone_reads_and_writes_no_text(tmp_path: Path) -> None:
-    file = Path(shutil.copy(gguf_files.embedded("draft"), tmp_path))  # nobody has loaded it whole
+    file = Path(shutil.copy(gguf_files.embedded("draft"), tmp_path))  # it has not been loaded with weights
     model = Model.load(file, vocabulary_only=True)
     assert model.encode("Hello")
     with pytest.raises(ConfigurationError, match="without its weights: it cannot be run"):

@@ -35,7 +35,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 @pytest.fixture
 def copy(originals: Folder, tmp_path: Folder) -> Any:
-    """A checkpoint to be changed, with the body that it had before beside it."""
+    """A checkpoint to be changed, with its original body next to it."""
 
     def one(name: str) -> Folder:
         if not (originals / name).exists():

@@ -19,7 +19,7 @@ def store(cells: int = 256, most: int = 256, sequences: int = 4, *, separate: bo
 
 
 def read(own: UnifiedStore, sequence: NumberedSequence, count: int) -> bool:
-    """Have a sequence read so many tokens more, if there is room; one that was idle is idle again afterwards."""
+    """Let a sequence read some more tokens, if there is room; one that was idle is idle again afterwards."""
     length, was_idle = len(sequence.ids), sequence.arrival == IDLE
     if was_idle:
         sequence.activate()

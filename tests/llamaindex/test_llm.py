@@ -205,7 +205,7 @@ def test_a_zero_of_a_call_takes_precedence_over_the_models_own_value() -> None:
 
 @pytest.mark.parametrize("face", ASYNC)
 def test_one_llm_answers_two_loops_and_a_thread_at_once(face: str) -> None:
-    # Models by spec are loaded by whoever comes first, and shared.
+    # Models by spec are loaded by the first caller, and shared.
     model = llm()
     blocking: list[str] = []
     thread = threading.Thread(target=lambda: blocking.extend(model.complete("q").text for _ in range(3)))

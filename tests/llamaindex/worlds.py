@@ -48,7 +48,7 @@ def load(name: str) -> ScriptedDrafter:
 
 
 class Locked(ScriptedDrafter):
-    """A model as they are: it holds a lock, which does not pickle, and a key, which nobody may see."""
+    """A typical model: it holds a lock, which does not pickle, and a key, which must stay secret."""
 
     def __init__(self) -> None:
         super().__init__(["mine"])

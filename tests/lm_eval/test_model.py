@@ -1,4 +1,4 @@
-"""The adapter under lm-evaluation-harness itself, on a task of its own with the embedded models."""
+"""The adapter under lm-evaluation-harness itself, on a custom task with the embedded models."""
 
 import itertools
 import runpy

@@ -57,7 +57,7 @@ def counts(usage: Usage) -> tuple[int, int, int, int]:
 def test_a_reply_that_is_refused_is_charged(vllm: Habits, connect: Connect, path: Path, fault: str) -> None:
     model, request = connect(vllm, retries=1), StepRequest((0,), max_tokens=6, delimiter="never")
     good = wait_for(model.generate(path, request)).usage
-    replies = 1 if fault == "wrong ids" else 2  # another tokenizer is no fault that passes
+    replies = 1 if fault == "wrong ids" else 2  # another tokenizer is not a temporary fault
     vllm.fault = lambda number: fault
     usage = cost_of(model.generate(path, request))
     assert counts(usage) == tuple(replies * count for count in counts(good))
@@ -354,7 +354,7 @@ def test_charges_of_several_replies_are_priced_one_by_one() -> None:
 def test_the_ledger_of_a_result_has_the_work_of_roles_that_failed(
     vllm: Habits, connect: Connect, questions: list[str]
 ) -> None:
-    """Every draft is paid for and refused, so the target writes; and then the rows of its verifier are no scores."""
+    """Every draft is paid for and refused, so the target writes; and then the rows of its verifier are not scores."""
     drafter = connect(vllm, retries=0, **PRICES)
     vllm.fault = lambda number: "no choices"
     target, scores = ScriptedTarget(["So 57.\n\n", "The end."]), ScriptedVerifier([0.9])

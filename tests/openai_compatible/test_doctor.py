@@ -104,7 +104,7 @@ def test_the_command_prints_a_table_or_json_and_tells_by_its_exit_code(vllm: Hab
 
 
 def test_near_ties_are_not_a_fault_of_a_server(vllm: Habits, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tokens within rounding of each other: after a prefix of its own, the other one is written."""
+    """Two tokens within rounding of each other: after its own prefix, the other one is written."""
     write, tied = Habits.write, {tuple(vllm.ids_of({"messages": [{"role": "user", "content": QUESTION}]}))}
 
     def other_token(server: Habits, ids: list[int], body: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Hosted APIs by their documents: strict about fields, each with a place of its own for thoughts."""
+"""Hosted APIs by their documents: strict about fields, each with its own place for thoughts."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path as Folder
@@ -73,7 +73,7 @@ def test_a_profile_sends_what_its_api_takes_and_reads_what_it_gives(
     assert api.refused == (1 if VENDORS[name].most < 32768 else 0)
     decoder.run(QUESTION)
     assert api.refused == (1 if VENDORS[name].most < 32768 else 0)
-    # Drawn answers have fields of their own.
+    # Sampled answers have their own fields.
     drawn = Settings(granularity="turn", temperature=0.7, top_p=0.9, limits=Limits(max_tokens=100))
     assert TargetOnly(target=decoder.target, settings=drawn).run(QUESTION).text == ANSWER
 

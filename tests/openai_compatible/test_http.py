@@ -66,7 +66,7 @@ def ask(server: Wire, times: int = 1, **options: Any) -> list[Any]:
 
 
 def forever(answer: bytes) -> Callable[[Peer], None]:
-    """Answers every request alike."""
+    """Answers every request in the same way."""
 
     def script(peer: Peer) -> None:
         while True:
@@ -388,7 +388,7 @@ def test_requests_that_end_while_they_connect_leave_no_connection(loop: Callable
         for turns in range(15):
             loop(run(turns))
         assert wait_until(lambda: server.open == 0)
-    gc.collect()  # sockets that nobody closed tell now
+    gc.collect()  # unclosed sockets warn now
 
 
 def test_there_are_no_more_connections_than_requests_in_flight_and_idle_ones_are_dropped(

@@ -76,7 +76,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def asked(server: Server, prompts: int, concurrency: int, places: int | None = None) -> None:
-    """Have so many prompts answered; each takes one request."""
+    """Answer a number of prompts; each takes one request."""
     model = OpenAIGenerator(Endpoint("m", server.url, concurrency=places), mode="completions")
     decoder = TargetOnly(target=model)
     results = await decoder.arun_many([f"Question {i}" for i in range(prompts)], concurrency=concurrency)

@@ -194,7 +194,7 @@ def test_a_stream_without_requests_ends(slow: Habits, connect: Connect, question
 
 
 def test_a_stream_ends_with_the_request(slow: Habits, connect: Connect, questions: list[str]) -> None:
-    """Also where nobody cancels: the path is freed."""
+    """Also without a cancellation: the path is freed."""
     model, path = connect(slow), Path(as_prompt(questions[0]))
     slow.pace = 0.2
     wait_for(model.generate(path, StepRequest((0,), max_tokens=1, ahead=50)))
@@ -343,7 +343,7 @@ def test_unused_text_of_a_stream_is_charged_to_the_draft_in_its_place() -> None:
 
 
 def test_two_calls_for_the_same_step_get_the_same_step() -> None:
-    """The stream that goes on has one next step: the other call begins a stream of its own."""
+    """The continuing stream has one next step: the other call begins its own stream."""
 
     def write(begin: int) -> Callable[[Stream], Any]:
         async def work(stream: Stream) -> None:
@@ -422,7 +422,7 @@ def test_steps_do_not_depend_on_where_events_fall(ids: list[int], cuts: set[int]
         if whole or (len(step) == most and not (ends and at == len(ids) - 1)):
             wanted.append((tuple(step), "delimiter" if whole else "length"))
             step, before = [], PIECES[6] if written.endswith(PIECES[6]) else b""
-    if ends or (step and not wanted):  # what a cap of the server's own cuts in the middle is written anew
+    if ends or (step and not wanted):  # text that the server's own cap cuts in the middle is rewritten
         wanted.append((tuple(step), "end" if ends else "length"))
     made = list[Answer]()
 

@@ -80,7 +80,7 @@ def test_a_turn_is_sent_the_tools_and_how_to_call_them() -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
 def test_a_server_that_passes_over_a_required_call_is_found_out(choice: Any) -> None:
-    """llama.cpp's server does, build 11549: its text is no call, and nobody would know."""
+    """llama.cpp's server does, build 11549: its text is not a call, which would go unnoticed."""
     with pytest.raises(ConfigurationError, match="ignores the field"):
         turn(says("stop", content="3"), fields={"tool_choice": choice})
     cut, _ = turn(says("length", content="Let me"), fields={"tool_choice": choice})

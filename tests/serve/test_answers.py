@@ -182,7 +182,7 @@ def test_a_tool_call_in_a_text_is_a_tool_call() -> None:
         assert json.loads(one["function"]["arguments"]) == {"a": 1, "b": [2]}
     assert part["index"] == 0
     assert plain["finish_reason"] == "stop"
-    assert call in plain["message"]["content"]  # nobody asked for tools: it is text
+    assert call in plain["message"]["content"]  # without tools in the request it is text
     assert none["message"] == plain["message"]
 
 

@@ -31,7 +31,7 @@ def endless(**settings: Any) -> Any:
 
 
 def nested(depth: int) -> str:
-    """JSON of so many objects, one in the other."""
+    """JSON with the given number of nested objects."""
     return '{"a":' * depth + "1" + "}" * depth
 
 
@@ -145,7 +145,7 @@ def test_a_server_that_ends_at_once_says_so() -> None:
         sent_body: list[bool] = []
         scope = _scope("/v1/chat/completions")
         request = asyncio.ensure_future(create_app(serving=serving)(scope, receive, send))
-        while not serving.admission.in_flight:  # noqa: ASYNC110 - it tells nobody
+        while not serving.admission.in_flight:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
         serving.drain()
         request.cancel()
@@ -215,7 +215,7 @@ def test_who_is_cancelled_before_it_waits_leaves_the_queue_at_once() -> None:
             other.cancel()
             assert not await asyncio.wait_for(leaving, 1)
             assert not await asyncio.wait_for(_take(admission, other), 1)
-            assert not admission._line  # nobody who left is remembered
+            assert not admission._line  # clients that left are forgotten
         assert (admission.in_flight, admission.waiting) == (0, 0)
 
     asyncio.run(run())

@@ -69,7 +69,7 @@ def test_more_answers_than_could_ever_wait_are_refused_for_good() -> None:
 
 @given(places=st.integers(1, 3), queue=st.integers(0, 4), seed=st.integers(0, 10**6))
 def test_places_go_to_the_oldest_and_none_is_ever_lost(places: int, queue: int, seed: int) -> None:
-    """Whoever comes, leaves early or fails: never more than the places, in order, and all of them free in the end."""
+    """Whether clients come, leave early or fail: never more than the places, in order, and all are free at the end."""
     dice = random.Random(seed)
     admission = Admission(places, queue)
     begun: list[int] = []

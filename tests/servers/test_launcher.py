@@ -74,7 +74,7 @@ def test_a_server_may_say_a_lot() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    assert guard.wait(30) == 7  # a pipe that nobody reads would have stopped it
+    assert guard.wait(30) == 7  # an unread pipe would have stopped it
     for pipe in (guard.stdin, guard.stdout):
         assert pipe is not None
         pipe.close()

@@ -112,7 +112,7 @@ def test_no_more_tokens_are_written_than_were_asked_for(
 
 @pytest.mark.parametrize("contexts", [(256, 64), (64, 256)])
 def test_a_drafter_of_a_shorter_context_drafts_as_far_as_that(contexts: tuple[int, int], tmp_path: File) -> None:
-    """And the target goes on alone from there."""
+    """And the target continues alone from there."""
     target, drafter = (
         load_generator(str(make_causal_lm(tmp_path / str(context), max_position_embeddings=context)))
         for context in contexts

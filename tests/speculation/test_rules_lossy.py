@@ -179,7 +179,7 @@ def test_fly_needs_its_whole_window_within_one_chain() -> None:
 
 def test_a_calibration_run_counts_what_the_target_puts_first_in_each_chain() -> None:
     logits = torch.tensor([[0.0, 1, 0, 0, 0], [0.0, 0, 2, 0, 0], [0.0, 0, 0, 3, 0], [4.0, 0, 0, 0, 0]])
-    tokens = torch.tensor([1, 0, 0, 4])  # right, wrong, after a wrong one; wrong in a chain of its own
+    tokens = torch.tensor([1, 0, 0, 4])  # right, wrong, after a wrong one; wrong in its own chain
     proposed = judged(logits, tokens, torch.zeros(4, 2), temperature=0.0, chains=[range(3), range(3, 4)])
     noting = Noting()
     for _ in range(3):

@@ -35,7 +35,7 @@ ASKED = Path(as_prompt("Write  add."))
 
 
 def why_not(name: Any) -> str:
-    """Why there is no sandbox of this name here; empty where there is one."""
+    """Why there is no sandbox of this name here; empty if there is one."""
     try:
         sandbox.find(name)
     except ConfigurationError as error:
@@ -298,7 +298,7 @@ def test_a_program_cannot_answer_for_its_tests(way: str, where: str) -> None:
 
 @anywhere
 def test_a_program_holds_neither_its_tests_nor_their_secrets(where: str) -> None:
-    # It finds a text of its own, to show that it can, and none of the test that asks.
+    # It finds its own text, to show that it can, but none of the test that asks.
     code = """
 import gc, sys
 own = "".join(["a text", " of its own"]) + "!"
@@ -379,7 +379,7 @@ def test_a_program_sees_nothing_and_leaves_nothing(
     monkeypatch.undo()
     held = asyncio.run(made.run(code, tests))
     assert [test for test, held in zip(tests, held, strict=True) if not held] == []
-    # Tests are kept apart as well: those of a data set are no more to be trusted than its problems.
+    # Tests are isolated too: those of a data set are no more trustworthy than its problems.
     tests = [f"open({users['file']!r})", "open('/x', 'w')", "assert True"]
     assert asyncio.run(made.run("", tests)) == [False, False, True]
 
@@ -405,7 +405,7 @@ def test_what_leaves_its_session_ends_with_its_tests() -> None:
 
 @pytest.mark.parametrize("turns", range(6))
 def test_a_call_may_be_cancelled_while_its_sandbox_starts(turns: int) -> None:
-    """What the sandbox has begun to start by then holds the pipes, and nobody else ends it."""
+    """Processes that the sandbox has begun to start by then hold the pipes, and nothing else ends them."""
     starting = sandbox.Sandbox("none", ("/bin/sh", "-c", "sleep 60 & wait"), "")
 
     async def cancelled() -> None:
