@@ -65,7 +65,7 @@ def evaluate(
         progress: Called after each answer.
         seeds: How often each problem is answered, with seeds from `seed` on; at least 1.
         concurrency: Requests in flight. Seconds are those of a request under this load; 1 gives a lone request's.
-        journal: File of finished answers; a run that finds it goes on from there.
+        journal: File of finished answers; a run that finds it resumes.
         record: File that all calls of the models are recorded in.
         replay: A recorded run that answers instead of the models. Lookahead and hedging, which change no answer, are
             off.
