@@ -219,7 +219,7 @@ def _compare(file: Path, head: dict[str, Any], about: dict[str, Any]) -> None:
         raise ConfigurationError(f"{file} holds {KINDS[other]}, not {KINDS[kind]}; name another file")
     if isinstance(head[kind], int) and head[kind] > VERSION:
         raise ConfigurationError(
-            f"{file} was written by a newer rsd-decoding, in formatat {head[kind]}; upgrade to read it"
+            f"{file} was written by a newer rsd-decoding, in format {head[kind]}; upgrade to read it"
         )
     for name in {**about, **head}:
         if difference := _difference(name, _renewed(name, head.get(name)), about.get(name)):

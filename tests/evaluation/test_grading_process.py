@@ -79,7 +79,7 @@ def test_what_a_grader_of_a_package_does_is_its_own_affair(tmp_path: Path, monke
     assert grading.grade_elsewhere("odd_graders:prints", "it", "10", "it is 10")
     for name, kind, words in (
         ("hungry", GradingLimit, "it exceeded its limits on 'text': MemoryError"),
-        ("dies", GradingLimit, "it ended its process over 'text'"),
+        ("dies", GradingLimit, "it ended its process on 'text'"),
         ("leaves", GradingError, "it failed on 'text': SystemExit"),
         ("gone", GradingError, "it failed on 'text': AttributeError"),
     ):
