@@ -56,7 +56,7 @@ COMMANDS = {
         "speculation:corrections",
         "Record how a target replaces a drafter's tokens, for calibrated speculative decoding (CSD).",
     ),
-    "models": Entry("models:models", "List what a SPEC can name."),
+    "models": Entry("models:models", "List the models that a SPEC can name."),
 }
 
 
