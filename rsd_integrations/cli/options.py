@@ -72,7 +72,9 @@ ConfigFile = Annotated[
 Concurrency = Annotated[int, typer.Option(min=1, help="Requests in flight at once.")]
 
 
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse a file with an invalid line, else give it an error.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse a file with an invalid line; by default only its row has an error.")
+]
 
 
 def read_mapping(file: Path | None, option: str) -> dict[str, Any]:
