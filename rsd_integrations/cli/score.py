@@ -178,7 +178,7 @@ def _show_reading(console: Console, explanation: Explanation) -> None:
         names = " ".join(f"{id_}:{name}" for id_, name in around)
         line = f"        score: at position {at} of {len(explanation.tokens)} tokens, … {names}"
         removed = len(explanation.tokens) - explanation.kept
-        console.print(plain(line + f"; {removed} removed" * (removed > 0), "dim"))
+        console.print(plain(line + f"; {removed} rolled back" * (removed > 0), "dim"))
 
 
 def processbench(data: Path | None, spec: str, threshold: float | None, n: int | None, out: Path | None) -> None:
