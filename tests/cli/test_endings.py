@@ -318,7 +318,7 @@ def test_run_tells_that_it_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("rsd_core.methods.load", pressed)
     shown = CliRunner().invoke(app, ["run", "question", *SCRIPTED])
-    assert (shown.exit_code, "Interrupted. A single run keeps nothing" in shown.stderr) == (130, True)
+    assert (shown.exit_code, "Interrupted. A single run saves nothing" in shown.stderr) == (130, True)
 
 
 def test_run_tells_where_its_page_is(tmp_path: Path) -> None:
