@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
-settings.register_profile("rsd", deadline=None)  # a busy machine is no fault of the code
+settings.register_profile("rsd", deadline=None)  # a busy machine is not the code's fault
 settings.load_profile("rsd")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the network
 
@@ -37,7 +37,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Models this small gain nothing from more threads, and lose much on a busy machine."""
+    """Models this small gain nothing from more threads, and lose a lot on a busy machine."""
     import torch
 
     torch.set_num_threads(1)
@@ -188,7 +188,7 @@ def verifier() -> HuggingFaceVerifier:
 
 @pytest.fixture(scope="session")
 def family() -> RewardGuidedDecoder:
-    """The embedded models as they come."""
+    """The embedded models."""
     from rsd_core import RewardGuidedDecoder, RSDConfig
 
     decoder = RSDConfig().build()

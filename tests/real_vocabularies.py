@@ -136,13 +136,13 @@ def _qwen(names: Sequence[str], plain: Sequence[str] = ()) -> PreTrainedTokenize
 
 @lru_cache
 def qwen2_5() -> PreTrainedTokenizerBase:
-    """Qwen2.5's, 151,665 tokens; `<tool_call>` and the like are no special tokens in it."""
+    """Qwen2.5's, 151,665 tokens; `<tool_call>` and the like are not special tokens in it."""
     return _qwen([*_QWEN_MARKS, *_QWEN_PADS, *_QWEN_PLAIN], _QWEN_PLAIN)
 
 
 @lru_cache
 def qwen3() -> PreTrainedTokenizerBase:
-    """Qwen3's: Qwen2.5's with markers of thoughts, which are no special tokens."""
+    """Qwen3's: Qwen2.5's with markers of thoughts, which are not special tokens."""
     plain = [*_QWEN_PLAIN, *_QWEN3_PLAIN]
     return _qwen([*_QWEN_MARKS, *_QWEN_PADS, *plain], plain)
 

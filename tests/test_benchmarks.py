@@ -121,7 +121,7 @@ def test_without_a_file_the_figures_are_shown(capsys: pytest.CaptureFixture[str]
         (["--markdown", "nowhere/page.md"], "--markdown nowhere/page.md: there is no folder nowhere"),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_work(
+def test_impossible_sizes_are_refused_before_the_work(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""What a newcomer meets before anything is installed: which Python `make` takes, and what it says without one."""
+"""A newcomer's first contact: the Python that `make` chooses, and its message without one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_first_usable_python_is_taken(tmp_path: Path, pythons: dict[str, str
         ({"python3.12": "broken"}, "python3.12 does not start"),
     ],
 )
-def test_what_is_missing_is_said_with_what_to_do(tmp_path: Path, pythons: dict[str, str], said: str) -> None:
+def test_missing_pythons_are_reported_with_the_remedy(tmp_path: Path, pythons: dict[str, str], said: str) -> None:
     done = find(path_with(tmp_path, **pythons))
     assert done.returncode == 1
     assert done.stdout == ""

@@ -1,4 +1,4 @@
-"""Who may import whom, and what a bare installation needs."""
+"""Allowed imports, and the needs of a bare installation."""
 
 import ast
 import subprocess
@@ -17,7 +17,7 @@ SHARED = {
     "loaded_models", "output_files", "provider_errors", "result_rows", "role_faults", "rubric", "tool_calls", "turns",
     "waiting", "yaml_data",
 }  # fmt: skip
-"""Modules beside the subpackages, which all of them may use. They import the core alone."""
+"""Modules next to the subpackages, which all of them may use. They only import the core."""
 SUBPACKAGES = {
     # Besides rsd_core, its own SDK and itself, a subpackage may use these only.
     "prm_formats": set(),

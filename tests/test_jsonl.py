@@ -35,7 +35,7 @@ def test_a_bad_line_spoils_no_other_and_blank_ones_are_counted(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_a_torn_line_is_told_alike_whatever_ends_it(tmp_path: Path, end: bytes) -> None:
+def test_a_torn_line_is_reported_in_the_same_way_whatever_ends_it(tmp_path: Path, end: bytes) -> None:
     file = tmp_path / "x.jsonl"
     file.write_bytes(b'"torn' + end + b"2" + end)
     assert [line.error for line in read_lines(file)] == [
@@ -44,7 +44,7 @@ def test_a_torn_line_is_told_alike_whatever_ends_it(tmp_path: Path, end: bytes) 
     ]
 
 
-def test_what_is_not_utf_8_as_a_whole_and_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_utf_8_as_a_whole_and_what_is_not_there_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text('"one"\n', encoding="utf-16")
     with pytest.raises(ConfigurationError, match=r"x\.jsonl is UTF-16; save it as UTF-8"):

@@ -48,7 +48,7 @@ class Halls(Task):
 
     def draw(self, n, seed):
         if n is None:
-            raise ConfigurationError("say how many with --n")
+            raise ConfigurationError("choose a number with --n")
         return [Item(f"{self.rows + i} rows of 4 seats?", "10", lambda text: "{10}" in text) for i in range(n)]
 
 two_rows = Halls(rows=2)
@@ -143,10 +143,10 @@ def test_a_grader_that_goes_wrong_is_named(name: str, words: str) -> None:
     ("grader", "words"),
     [
         ("exactly", r"grader: unknown grader 'exactly', did you mean 'exact'\?"),
-        ("word", "'word' of the package 'rsd-graders': rsd_graders:word is 'close' and no function"),
+        ("word", "'word' of the package 'rsd-graders': rsd_graders:word is 'close', not a function"),
     ],
 )
-def test_a_grader_that_is_none_is_told_with_the_task(grader: str, words: str) -> None:
+def test_an_invalid_grader_is_reported_with_the_task(grader: str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         find_task(f"dataset:x.jsonl,grader={grader}")
 
@@ -170,14 +170,14 @@ def test_a_task_of_a_package_is_evaluated() -> None:
     [
         ("halls:rows=many", "rows: .*'many'"),
         ("halls:row=3", "unknown name, did you mean 'rows'"),
-        ("two-rows:5", "the task 'two-rows' is complete as it is"),
-        ("gsm8k:train", "the task 'gsm8k' is complete as it is"),
+        ("two-rows:5", "the task 'two-rows' takes no options"),
+        ("gsm8k:train", "the task 'gsm8k' takes no options"),
         ("number", "'number' of the package 'rsd-halls': rsd_halls:number is 3, not a subclass of Task"),
         ("hall", r"unknown task 'hall', did you mean 'halls'\?"),
         ({"kind": "hall"}, r"unknown task 'hall', did you mean 'halls'\?"),
     ],
 )
-def test_a_task_that_is_none_is_told(task: Any, words: str) -> None:
+def test_an_invalid_task_is_reported(task: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words) as caught:
         find_task(task)
     assert "\n" not in str(caught.value)
@@ -201,7 +201,7 @@ def test_a_format_of_a_package_reads_a_reward_model(tmp_path: Folder) -> None:
 
 
 @pytest.mark.usefixtures("formats")
-def test_a_format_that_is_none_is_named_and_in_nobodys_way(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_format_is_named_and_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ConfigurationError, match="'number' of the package 'rsd-formats': rsd_formats:number is 3, not"):
         find_format({}, {}, "x", "number")
     with pytest.raises(ConfigurationError, match=r"x: unknown format 'numbred', did you mean 'numbered'\?"):

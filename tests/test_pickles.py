@@ -1,4 +1,4 @@
-"""What has to travel to other processes travels as its configuration, and says so where it cannot."""
+"""Objects travel to other processes as their configuration, or say that they cannot."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_weights_that_no_spec_names_are_refused_with_the_way_out(load_model: Any
         sent(load_model())
 
 
-def test_a_copy_of_a_model_is_no_second_load_and_does_not_pass_for_the_first() -> None:
+def test_a_copy_of_a_model_is_not_loaded_again_and_does_not_pass_for_the_first() -> None:
     model = load("embedded:draft")
     other = copy.copy(model)
     assert other.runner is model.runner

@@ -23,7 +23,7 @@ def test_every_format_has_its_row(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_becomes_of_thoughts_is_told_for_every_format(name: str) -> None:
+def test_what_becomes_of_thoughts_is_reported_for_every_format(name: str) -> None:
     assert f"| `{name}` | {FORMATS[name].thoughts} |" in TEXT
 
 

@@ -37,7 +37,7 @@ def test_calls_are_found_however_the_text_is_cut(text: str, data: st.DataObject)
         assert whole[0] == text
 
 
-def test_blanks_after_a_call_are_no_content_however_the_text_is_cut() -> None:
+def test_blanks_after_a_call_are_not_content_however_the_text_is_cut() -> None:
     assert parsed([CALL + " ", "\n", " word"])[0] == parsed([CALL, "  \n word"])[0] == "word"
 
 

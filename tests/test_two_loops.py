@@ -53,7 +53,7 @@ QUESTION = "Mia has 45 apples. On Monday she buys {} more. How many apples does 
 
 
 def from_two_loops(use: Use, times: int = TIMES) -> list[list[Any]]:
-    """What two threads get that use an object at the same moment, each on a loop of its own, then each once more.
+    """The results of two threads that use an object at the same moment, each on its own loop, then each once more.
 
     A thread that waits for ever fails the test after a minute, and is left behind.
     """

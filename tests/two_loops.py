@@ -1,4 +1,4 @@
-"""One object from two event loops at once, each in a thread of its own."""
+"""One object from two event loops at once, each in its own thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def in_two_loops(work: Callable[[], Awaitable[T]], *, calls: int = 4, seconds: float = 20.0) -> list[T]:
-    """What so many calls in each of two loops gave, all at once.
+    """The results of a number of concurrent calls in each of two loops.
 
     Raises:
         TimeoutError: One of them was not over in time.

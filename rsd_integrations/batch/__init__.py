@@ -1,4 +1,4 @@
-"""Long batches that can be killed: each finished result is in a file, and a later run goes on from there."""
+"""Long batches that survive being killed: finished results are in a file, and a later run continues from there."""
 
 from rsd_integrations.batch.journal import Journal, read_rows
 from rsd_integrations.batch.rows import write_rows

@@ -1,4 +1,4 @@
-"""A journal of finished work: a run that was cut off, however hard, goes on where it was."""
+"""A journal of finished work: a run that was cut off, however hard, continues where it stopped."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from rsd_integrations.jsonl import parse_lines
 SYNC_EVERY = 1.0
 """Seconds of finished work that a loss of power may cost. The end of the process alone costs none."""
 KINDS = {"batch": "results of `rsd batch`", "journal": "a journal of `rsd eval`"}
-"""What a journal may be of, by the field of its first line that holds the version of its form."""
+"""The kinds of journals, by the field of the first line that holds the format version."""
 VERSION = 1
 
 
 class Journal:
-    """A JSONL file: first what the run is about, then a row for each finished piece of work.
+    """A JSONL file: first a description of the run, then a row for each finished piece of work.
 
-    A row counts once its line is whole, so a process may be killed at any time. Rows are only ever appended: where a
-    later one is to stand in place of an earlier one, the reader says so. One process writes at a time.
+    A row counts once its line is complete, so a process may be killed at any time. Rows are only ever appended: if a
+    later one replaces an earlier one, it is the reader that decides so. One process writes at a time.
     """
 
     def __init__(self, file: Path, about: dict[str, Any]) -> None:
         """Open or begin a journal, and lock it until `close`; the file is not written before the first row.
 
         Args:
-            file: The journal; what else it may be is left as it is.
-            about: What tells this run from others, as JSON data. One field of `KINDS` holds the version.
+            file: The journal; any other file is left unchanged.
+            about: What distinguishes this run from others, as JSON data. One field of `KINDS` holds the version.
 
         Raises:
-            ConfigurationError: The file is about something else, is no journal, or is being written by a process.
+            ConfigurationError: The file is about something else, is not a journal, or is being written by a process.
         """
         self._file, self._about = file, json.loads(json.dumps(about))
         self.rows: list[dict[str, Any]] = []
@@ -45,13 +45,13 @@ class Journal:
         except OSError as error:  # a name that is too long
             raise ConfigurationError(f"{file} cannot be found: {error.strerror}; name another file") from error
         if is_other:
-            raise ConfigurationError(f"{file} is {'a folder' if file.is_dir() else 'no regular file'}; name a file")
+            raise ConfigurationError(f"{file} is {'a folder' if file.is_dir() else 'not a regular file'}; name a file")
         self._lock = WriterLock(file)
         self._out: int | None = None
         self._size = 0
-        """Bytes of the file that are whole lines; its last one may lack its end."""
+        """Bytes of the file in complete lines; the last one may lack its line end."""
         self._before = b""
-        """What goes before the next row: the first line, or the end that the last writer left out."""
+        """Written before the next row: the first line, or the line end that the last writer left out."""
         self._synced = 0.0
         try:
             self._read()
@@ -78,10 +78,10 @@ class Journal:
             self._size, self._before = len(raw), b"\n"
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append a row; it outlives this process when this returns.
+        """Append a row; once this returns, it outlives this process.
 
         Raises:
-            RSDError: The disk is full or gone. The rows before it are whole.
+            RSDError: The disk is full or gone. The rows before it are complete.
         """
         try:
             self._append(json.dumps(row).encode() + b"\n")
@@ -95,7 +95,7 @@ class Journal:
         """Close the file, and let others write.
 
         Raises:
-            RSDError: The last rows could not be brought onto the disk.
+            RSDError: The last rows could not be written to the disk.
         """
         out, self._out = self._out, None
         try:
@@ -111,14 +111,14 @@ class Journal:
     def _append(self, line: bytes) -> None:
         if self._out is None:
             self._out = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
-            os.ftruncate(self._out, self._size)  # the last writer may have left a part of a line
+            os.ftruncate(self._out, self._size)  # the last writer may have left part of a line
         line = self._before + line
         whole = self._size + len(line)
         try:
             while line:
                 line = line[os.write(self._out, line) :]
         except OSError:
-            os.ftruncate(self._out, self._size)  # half a row would spoil the one that is appended next
+            os.ftruncate(self._out, self._size)  # half a row would spoil the next one
             raise
         self._size, self._before = whole, b""
 
@@ -129,23 +129,21 @@ class Journal:
 
     def _unwritable(self, error: OSError) -> RSDError:
         return RSDError(
-            f"{self._file} cannot be written: {error.strerror}. Its {len(self.rows)} rows are whole; once that is "
-            "mended, the same command goes on from them"
+            f"{self._file} cannot be written: {error.strerror}. Its {len(self.rows)} rows are complete; once that "
+            "is fixed, the same command continues from them"
         )
 
 
 def damaged(file: Path, row: dict[str, Any]) -> ConfigurationError:
-    """What to raise for a row that is JSON, but not such as a journal of its kind holds."""
-    return ConfigurationError(
-        f"{file}: the row {_short(row)} is damaged; delete that line, and its piece of work is done again"
-    )
+    """The error for a row that is JSON, but not a row of this kind of journal."""
+    return ConfigurationError(f"{file}: the row {_short(row)} is damaged; delete that line to have its work done again")
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The lines of a journal that were written to their end, what it is about first.
+    """The complete lines of a journal; the first describes the run.
 
     Raises:
-        ConfigurationError: The file cannot be read, is no journal, or a line in it is damaged.
+        ConfigurationError: The file cannot be read, is not a journal, or has a damaged line.
     """
     try:
         raw = file.read_bytes()
@@ -156,33 +154,33 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _parse(raw: bytes, file: Path, own: str = "") -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """What a journal is about, and its rows; None and no row where it has not begun.
+    """The description of a journal's run, and its rows; None and no row if it has not begun.
 
     Args:
         raw: The journal's bytes.
         file: Its name, for messages.
-        own: The first line as this run would write it; a file that holds nothing but a part of it was cut off there.
+        own: The first line as this run would write it; a file with only a part of it was cut off there.
 
     Raises:
-        ConfigurationError: The bytes are no journal, or a line before the last one is damaged.
+        ConfigurationError: The bytes are not a journal, or a line before the last one is damaged.
     """
     if not raw.strip() or own.encode().startswith(raw):
         return None, []
     end = raw.rfind(b"\n") + 1
     lines = list(parse_lines(raw if _is_object(raw[end:]) else raw[:end]))
     if not (lines and isinstance(lines[0].value, dict) and any(kind in lines[0].value for kind in KINDS)):
-        raise ConfigurationError(f"{file} is no journal of this program but {_looks_like(raw)}; name another file")
+        raise ConfigurationError(f"{file} is not a journal of this program but {_looks_like(raw)}; name another file")
     for line in lines:
         if not isinstance(line.value, dict):
             raise ConfigurationError(
-                f"{file}, line {line.number}, is damaged ({line.error or 'it is no JSON object'}); delete that "
-                "line, and its piece of work is done again"
+                f"{file}, line {line.number}, is damaged ({line.error or 'it is not a JSON object'}); delete "
+                "that line to have its work done again"
             )
     return lines[0].value, [line.value for line in lines[1:]]
 
 
 def _is_object(line: bytes) -> bool:
-    """Whether a line without an end is a whole row all the same: its last byte closes its first."""
+    """Whether a line without a line end is a complete row: its last byte closes its first."""
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
@@ -190,9 +188,9 @@ def _is_object(line: bytes) -> bool:
 
 
 def _looks_like(raw: bytes) -> str:
-    """A file in a few words."""
-    magic = {b"PAR1": "a Parquet file", b"SQLite format 3": "a database of SQLite", b"PK\x03\x04": "a ZIP archive"}
-    magic |= {b"\x1f\x8b": "compressed by gzip", b"%PDF": "a PDF", b"\x89HDF": "an HDF5 file", b"\x89PNG": "a picture"}
+    """A short description of a file."""
+    magic = {b"PAR1": "a Parquet file", b"SQLite format 3": "an SQLite database", b"PK\x03\x04": "a ZIP archive"}
+    magic |= {b"\x1f\x8b": "a gzip file", b"%PDF": "a PDF", b"\x89HDF": "an HDF5 file", b"\x89PNG": "an image"}
     for mark, what in magic.items():
         if raw.startswith(mark):
             return what
@@ -213,7 +211,7 @@ def _compare(file: Path, head: dict[str, Any], about: dict[str, Any]) -> None:
     """Refuse a journal of another run.
 
     Raises:
-        ConfigurationError: Says what is different.
+        ConfigurationError: They differ; says where.
     """
     kind = next(kind for kind in KINDS if kind in about)
     if kind not in head:
@@ -221,17 +219,17 @@ def _compare(file: Path, head: dict[str, Any], about: dict[str, Any]) -> None:
         raise ConfigurationError(f"{file} holds {KINDS[other]}, not {KINDS[kind]}; name another file")
     if isinstance(head[kind], int) and head[kind] > VERSION:
         raise ConfigurationError(
-            f"{file} was written by a newer rsd-decoding, in form {head[kind]}; upgrade to read it"
+            f"{file} was written by a newer rsd-decoding, in format {head[kind]}; upgrade to read it"
         )
     for name in {**about, **head}:
         if difference := _difference(name, _renewed(name, head.get(name)), about.get(name)):
             raise ConfigurationError(
-                f"the journal {file} is about another run: its {difference}. Name another file, or delete it"
+                f"the journal {file} belongs to another run: its {difference}. Name another file, or delete it"
             )
 
 
 def _renewed(name: str, value: Any) -> Any:
-    """A configuration as this version writes it: an earlier one lacks fields that have a default now."""
+    """A configuration as this version writes it: earlier ones lack fields that now have a default."""
     if name == "config" and isinstance(value, dict):
         try:
             return RSDConfig.parse(value).model_dump(mode="json")
@@ -241,7 +239,7 @@ def _renewed(name: str, value: Any) -> Any:
 
 
 def _difference(name: str, actual: Any, wanted: Any) -> str:
-    """The first place where two values are different, in words; empty where there is none."""
+    """The first difference between two values, in words; empty if there is none."""
     if actual == wanted:
         return ""
     if isinstance(actual, str) and isinstance(wanted, str):
@@ -249,7 +247,7 @@ def _difference(name: str, actual: Any, wanted: Any) -> str:
         if actual == wanted:
             return ""
         same = next((i for i, (a, b) in enumerate(zip(actual, wanted, strict=False)) if a != b), 0) - 20
-        if same > 20:  # what is different may be at the end of long specs
+        if same > 20:  # the difference may be at the end of long specs
             actual, wanted = f"…{actual[same:]}", f"…{wanted[same:]}"
     if isinstance(actual, dict) and isinstance(wanted, dict):
         for key in (*wanted, *actual):
@@ -260,7 +258,7 @@ def _difference(name: str, actual: Any, wanted: Any) -> str:
 
 
 def _asked_for(spec: str) -> str:
-    """A model's spec without what only says how long and how often its server is asked."""
+    """A model's spec without options that only say how long and how often to ask its server."""
     return re.sub(r",(?:patience|retries|concurrency)=[\d.]+(?=[,:])", "", spec)
 
 

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock that the operating system takes back from a process that ends, however it ends."""
+"""One writer at a time: a lock that the operating system releases when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from rsd_core import ConfigurationError, MissingDependency
 
 PATIENCE = 1.0
-"""Seconds that a process may take between its lock and the note of its id."""
+"""Seconds that a process may take between taking the lock and noting its id."""
 
 
 class WriterLock:
-    """The lock of a file, held from the construction to `release`.
+    """The lock of a file, held from construction to `release`.
 
-    It stands beside the file, in two small ones that go with it, so that the file can be read meanwhile on any system.
+    It consists of two small files next to it, so that the file itself can be read meanwhile on any system.
 
     Args:
-        file: What is to be written.
+        file: The file to write.
 
     Raises:
-        ConfigurationError: Another process holds the lock, or none can be had in that folder.
+        ConfigurationError: Another process holds the lock, or files in that folder cannot be locked.
     """
 
     def __init__(self, file: Path) -> None:
@@ -32,11 +32,11 @@ class WriterLock:
                 "portalocker", "cli", "a journal, which one process may write at a time,"
             ) from missing
         try:
-            real = file.resolve()  # whatever link it is named by
-        except (OSError, RuntimeError) as error:  # links in a circle
+            real = file.resolve()  # one lock for all links to it
+        except (OSError, RuntimeError) as error:  # a cycle of links
             raise ConfigurationError(f"{file} cannot be found: {error}; name another file") from error
         if not real.parent.is_dir():
-            raise ConfigurationError(f"{file}: the folder {real.parent} does not exist; make it first")
+            raise ConfigurationError(f"{file}: the folder {real.parent} does not exist; create it first")
         self._lock = PidFileLock(real.with_name(f".{real.name}.writer"), timeout=0)
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -48,11 +48,11 @@ class WriterLock:
                 if writer is None and time.monotonic() < deadline:
                     time.sleep(0.02)
                     continue
-                raise ConfigurationError(f"{file} is being written by {_named(writer)}; wait for its end") from None
+                raise ConfigurationError(f"{file} is being written by {_named(writer)}; wait until it ends") from None
             except (LockException, OSError) as error:
                 why = error.strerror if isinstance(error, OSError) else error
                 raise ConfigurationError(
-                    f"{file} cannot be locked in its folder: {why}; name a file elsewhere"
+                    f"{file} cannot be locked in its folder: {why}; name a file in another folder"
                 ) from error
 
     def release(self) -> None:
@@ -63,4 +63,4 @@ class WriterLock:
 def _named(writer: int | None) -> str:
     if writer is None:
         return "another process"
-    return "this process already" if writer == os.getpid() else f"process {writer}"
+    return "this process" if writer == os.getpid() else f"process {writer}"

@@ -1,4 +1,4 @@
-"""The results of a batch as a table: a row for each prompt, in a file that any tool opens."""
+"""The results of a batch as a table: one row per prompt, in a file that any tool can open."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rsd_integrations.data_files import write_records
 from rsd_integrations.result_rows import RESULT_COLUMNS, result_row
 
 COLUMNS = {"id": "text", "prompt": "text", "repeat": "whole number", **RESULT_COLUMNS, "error": "optional text"}
-"""The columns and what they hold: those of `result_row`, the prompt's last message, how many times the same prompt came
-before, and why it failed or was not asked."""
+"""The columns and their types: those of `result_row`, the prompt's last message, the number of its earlier occurrences,
+and why it failed or was not asked."""
 
 
 def write_rows(out: Path, problems: Sequence[Problem], file: Path) -> None:
@@ -21,8 +21,8 @@ def write_rows(out: Path, problems: Sequence[Problem], file: Path) -> None:
 
     Args:
         out: The file of `arun_journaled`.
-        problems: The prompts; those that are not done have an empty row with an error.
-        file: What to write.
+        problems: The prompts; those not done yet get an empty row with an error.
+        file: The file to write.
 
     Raises:
         ConfigurationError: A line of the results is damaged.

@@ -1,4 +1,4 @@
-"""Many prompts, and a file in which every finished one stays finished."""
+"""Decodes many prompts into a file in which finished ones stay finished."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ FORM = 'a line is "TEXT" or {"prompt": TEXT or MESSAGES, "id": NAME}'
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A prompt of a batch with what tells it from the others."""
+    """A prompt of a batch, with what distinguishes it from the others."""
 
     id: str
     prompt: Prompt
     repeat: int = 0
-    """How many times the same prompt came before; each time it gets other random numbers."""
+    """The number of earlier occurrences of the same prompt; each gets different random numbers."""
     error: str | None = None
-    """Why it cannot be asked: what stands there is no prompt."""
+    """Why it cannot be asked: the row is not a prompt."""
 
     @property
     def key(self) -> str:
-        """The same for the same problem only: its name, its prompt and its repeat number."""
+        """Unique to this problem: its name, its prompt and its repeat number."""
         return _digest(self.id, self.prompt, self.repeat) if self.error is None else _digest(self.id, self.error)
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a batch is."""
+    """The progress of a batch."""
 
     total: int
     found: int = 0
@@ -53,18 +53,18 @@ class Progress:
     done: int = 0
     """Finished by this run."""
     failed: int = 0
-    """Failed in this run; noted with their error, and tried again by the next. Those that are no prompts included."""
+    """Failed in this run, including rows that are not prompts; noted with their error, and retried by the next run."""
     refused: int = 0
-    """Of those failed, how many are no prompts."""
+    """Of those that failed, how many are not prompts."""
     degraded: int = 0
-    """Of those done, how many got over a fault or a limit on the way."""
+    """Of those done, how many recovered from a fault or a limit."""
     faults: RoleFaults = field(default_factory=RoleFaults)
-    """What the drafter and the verifier did in this run."""
+    """The faults of the drafter and the verifier in this run."""
     spent: Account = field(default_factory=Account)
-    """What all models spent in this run."""
+    """The cost of all models in this run."""
 
     def add(self, result: Result, *, failed: bool) -> None:
-        """Count a problem that this run has asked."""
+        """Count a problem that this run has processed."""
         self.failed += failed
         self.done += not failed
         self.degraded += not failed and bool(result.degradations)
@@ -73,15 +73,15 @@ class Progress:
 
 
 def as_problems(prompts: Sequence[PromptLike], ids: Sequence[str | None] = ()) -> list[Problem]:
-    """Tell the prompts of a batch apart.
+    """Identify the prompts of a batch.
 
     Args:
         prompts: The prompts.
-        ids: Names of them; by default, and where None, a prompt's name is made of its text.
+        ids: Their names; by default, and if None, a prompt's name is derived from its text.
 
     Raises:
         PromptError: A prompt is empty.
-        ConfigurationError: A name stands for two prompts.
+        ConfigurationError: Two prompts have the same name.
     """
     parsed = [as_prompt(prompt) for prompt in prompts]
     numbers: defaultdict[Prompt, Iterator[int]] = defaultdict(itertools.count)
@@ -98,13 +98,13 @@ def read_problems(source: Path | str, *, prompt: str | None = None, strict: bool
 
     Args:
         source: A file or folder, or `dataset:ORG/NAME,config=…,split=…`. Its rows are objects with a prompt, as text
-            or messages, and maybe an `id`; or texts alone.
-        prompt: The column of prompts; by default `prompt`, else the one whose name says so, which is then told.
-        strict: Whether a row that is no prompt refuses the file; it is a problem with an `error` otherwise.
+            or messages, and optionally an `id`; or just texts.
+        prompt: The column of prompts; by default `prompt`, else one with a similar name, which is then reported.
+        strict: Whether to refuse a file with a row that is not a prompt; otherwise such a row has an `error`.
 
     Raises:
-        ConfigurationError: The source cannot be read, no column looks like prompts, an id stands for several prompts,
-            or a row is no prompt and `strict` is set.
+        ConfigurationError: The source cannot be read, no column looks like prompts, several prompts have the same id,
+            or a row is not a prompt and `strict` is set.
     """
     lines = DatasetSource.parse(str(source)).lines()
     column = _column(source, lines) if prompt is None else prompt
@@ -119,7 +119,7 @@ def read_problems(source: Path | str, *, prompt: str | None = None, strict: bool
 
 
 def _column(source: Path | str, lines: Sequence[Line]) -> str:
-    """The column of prompts; a guess is told."""
+    """The column of prompts; a guess is reported."""
     columns = list(dict.fromkeys(name for line in lines if isinstance(line.value, dict) for name in line.value))
     if not columns or "prompt" in columns:
         return "prompt"
@@ -137,12 +137,12 @@ def _told_apart(problems: list[Problem]) -> list[Problem]:
     counts = Counter(problem.id for problem in problems)
     for name, count in counts.items():
         if count > 1:
-            raise ConfigurationError(f"the id {name!r} stands for several prompts; give each its own, or none")
+            raise ConfigurationError(f"several prompts have the id {name!r}; give each its own, or none")
     return problems
 
 
 def _prompt_of(line: Line, column: str) -> tuple[Prompt, str | None] | Problem:
-    """The prompt of a line and its name, or a problem that says why it is none."""
+    """The prompt of a line and its name, or a problem that says why it is not a prompt."""
     value, wrong = line.value, line.error
     name = as_written(value.get("id")) if isinstance(value, dict) else None
     try:
@@ -154,7 +154,7 @@ def _prompt_of(line: Line, column: str) -> tuple[Prompt, str | None] | Problem:
     except (ConfigurationError, TypeError, ValueError, AttributeError) as error:
         wrong = str(error)
     where = f"line {line.number}"
-    return Problem(where if name is None else name, (), error=f"{where} is no prompt: {wrong}")
+    return Problem(where if name is None else name, (), error=f"{where} is not a prompt: {wrong}")
 
 
 def _text(value: object) -> str:
@@ -164,7 +164,7 @@ def _text(value: object) -> str:
 
 
 class Answering(Protocol):
-    """What answers the problems of a batch: a decoder, or something that asks decoders elsewhere."""
+    """Answers the problems of a batch: a decoder, or something that asks decoders elsewhere."""
 
     async def arun(self, prompt: PromptLike, *, repeat: int) -> Result:
         """See `Decoder.arun`."""
@@ -184,26 +184,26 @@ async def arun_journaled(
     retry_failed: bool = True,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
-    """Decode problems side by side and append each result to a file as it comes.
+    """Decode problems concurrently and append each result to a file as it arrives.
 
-    A run that finds the file goes on where it was, after whatever end: nothing that is finished is decoded again. A
-    problem that fails is noted with its error and what was written by then; the others go on. Where it is solved by a
-    later run, its new row stands below the old one and in place of it.
+    A run that finds the file continues where the last one stopped, however it ended: nothing finished is decoded again.
+    A problem that fails is noted with its error and what was written by then; the others go on. If a later run solves
+    it, its new row comes after the old one and replaces it.
 
     Args:
-        decoder: Makes the decoder; not called where nothing is left to do. It is closed at the end.
+        decoder: Builds the decoder, which is closed at the end; not called if nothing is left to do.
         problems: See `read_problems` and `as_problems`.
-        out: The file, see `read_results`.
-        about: What tells these settings from others, as JSON data; a file of other settings is refused.
+        out: The file; see `read_results`.
+        about: What distinguishes these settings from others, as JSON data; a file of other settings is refused.
         concurrency: Requests in flight.
-        retry_failed: Whether problems that failed in an earlier run are tried again, and those for which the drafter
-            or the verifier failed at every one of its calls.
+        retry_failed: Whether to retry problems that failed in an earlier run, and those for which the drafter or the
+            verifier failed at every one of its calls.
         progress: Called at the beginning and after each problem.
 
     Raises:
-        ConfigurationError: The file is about other settings, is none of this function's, or is being written by another
-            process.
-        RSDError: The file cannot be written any more; its rows are whole.
+        ConfigurationError: The file belongs to other settings, was not written by this function, or is being written by
+            another process.
+        RSDError: The file can no longer be written; its rows are complete.
     """
     with Journal(out, {"batch": 1, **about}) as journal:
         latest = {str(row.get("key")): row for row in journal.rows}
@@ -216,7 +216,7 @@ async def arun_journaled(
 
         def note_refused() -> None:
             for problem in refused:
-                if problem.key not in latest:  # another run may have noted it
+                if problem.key not in latest:  # an earlier run may have noted it
                     journal.add(_row(problem, error=problem.error))
                 counts.failed, counts.refused = counts.failed + 1, counts.refused + 1
                 progress(counts)
@@ -233,7 +233,7 @@ async def arun_journaled(
                 progress(counts)
 
         async with await in_thread(decoder) as loaded:
-            note_refused()  # not before: settings that make no decoder are in no file
+            note_refused()  # not earlier: settings that cannot build a decoder leave no file
             at_once = min(concurrency, len(todo))
             with side_by_side(at_once):
                 await run_all(work(loaded) for _ in range(at_once))
@@ -250,7 +250,7 @@ def run_journaled(
     progress: Callable[[Progress], None] = lambda _: None,
     decoder: Callable[[], Answering] | None = None,
 ) -> Progress:
-    """Blocking twin of `arun_journaled`, for a decoder that is data; another one given has to answer as it does."""
+    """Blocking twin of `arun_journaled`, for a decoder given as data; any `decoder` passed must answer as it would."""
     about = {"config": config.model_dump(mode="json")}
     return wait_for(
         arun_journaled(
@@ -266,14 +266,14 @@ def run_journaled(
 
 
 def read_results(out: Path) -> dict[str, Result]:
-    """The results in a file by the problem's id, the latest of each; those that failed end with `error`.
+    """The latest result of each problem in a file, by id; failed ones end with `error`.
 
     Raises:
-        ConfigurationError: The file holds no results, or a line in it is damaged.
+        ConfigurationError: The file does not contain results, or a line in it is damaged.
     """
     head, *rows = read_rows(out) or [{"batch": 1}]
     if "batch" not in head:
-        raise ConfigurationError(f"{out} holds no results of `rsd batch`, but {KINDS['journal']}")
+        raise ConfigurationError(f"{out} contains {KINDS['journal']}, not {KINDS['batch']}")
     return {str(row.get("id")): read_result(out, row) for row in rows if "result" in row}
 
 
@@ -287,13 +287,13 @@ async def _answer(decoder: Answering, problem: Problem) -> tuple[dict[str, Any],
 
 
 def _row(problem: Problem, result: Result | None = None, error: str | None = None) -> dict[str, Any]:
-    """The row of a problem: of its result, or of its error with what was written by then."""
+    """The row of a problem: its result, or its error with what was written by then."""
     failure = {} if error is None else {"error": error}
     return {"id": problem.id, "key": problem.key, **failure, "result": (result or _nothing(problem)).to_dict()}
 
 
 def read_result(out: Path, row: dict[str, Any]) -> Result:
-    """The result in a row of a file.
+    """The result in a file's row.
 
     Raises:
         ConfigurationError: The row is damaged.
@@ -305,7 +305,7 @@ def read_result(out: Path, row: dict[str, Any]) -> Result:
 
 
 def _failed(out: Path, row: dict[str, Any]) -> bool:
-    """Whether a problem was not solved: it failed, or a role failed at every one of its calls."""
+    """Whether a problem was left unsolved: it failed, or a role failed at every one of its calls."""
     if row.get("error") or "result" not in row:
         return True
     faults = RoleFaults()

@@ -1,4 +1,4 @@
-"""The application: how commands are found, and how it ends."""
+"""The application: finding commands, and ending."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXTRAS = {
     "transformers": "huggingface",
     "uvicorn": "serve",
 }
-"""What commands need beyond their own extra, and which one brings it."""
+"""Packages that commands need beyond their own extra, and the extra that provides each."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 app = typer.Typer(
     name="rsd",
@@ -63,7 +63,7 @@ def _root(
 
 
 class _Notices(logging.Handler):
-    """Prints what users are to hear of whatever they run."""
+    """Prints the notices that users must see."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from rsd_integrations.cli.terminal import say
@@ -75,9 +75,9 @@ _notices = _Notices()
 
 
 def main() -> None:
-    """Entry point: errors of this project are told in one line, without a traceback."""
+    """Entry point: errors of this project are reported in one line, without a traceback."""
     warnings.showwarning = _show_warning
-    for package in ("rsd_core", "rsd_integrations"):  # commands tell what went wrong themselves, and once
+    for package in ("rsd_core", "rsd_integrations"):  # commands report errors themselves, once
         logging.getLogger(package).addHandler(logging.NullHandler())
     logging.getLogger("rsd_integrations.notices").addHandler(_notices)
     try:
@@ -87,19 +87,19 @@ def main() -> None:
     except Exception as error:
         sys.exit(_told(error))
     finally:
-        gc.freeze()  # the system takes the memory back as it is: a last search for garbage would only take time
+        gc.freeze()  # the system reclaims all memory: a last garbage collection would only take time
 
 
 def _told(error: Exception) -> int:
-    """Tell of what ended a command, and give its exit code; only a fault of this program has a traceback."""
-    from rsd_core import MissingDependency, RSDError  # a command that failed has imported it; `rsd --help` does without
+    """Report what ended a command, and return its exit code; only bugs of this program get a traceback."""
+    from rsd_core import MissingDependency, RSDError  # a command that failed has imported it; `rsd --help` has not
     from rsd_integrations.cli.terminal import say
 
     if isinstance(error, RSDError):
         say(f"Error: {error}", "bold red")
         return 2
     if isinstance(error, OSError) and error.errno in _FULL:
-        place = error.filename or "what this command prints"
+        place = error.filename or "the output of this command"
         say(f"Error: {place} cannot be written: {error.strerror}; make room, then run again", "bold red")
         return 2
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
@@ -114,10 +114,10 @@ def _show_warning(
     category: type[Warning],
     filename: str,
     lineno: int,
-    file: TextIO | None = None,  # noqa: ARG001 - a part of the signature
+    file: TextIO | None = None,  # noqa: ARG001 - part of the signature
     line: str | None = None,
 ) -> None:
-    """A warning of ours in a line; what others warn of, with its place."""
+    """Print our own warnings in one line, and others with their place."""
     import rsd_core
     from rsd_integrations.cli.terminal import say
 

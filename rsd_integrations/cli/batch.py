@@ -1,4 +1,4 @@
-"""`rsd batch`: many prompts into a file that survives whatever ends the run."""
+"""`rsd batch`: many prompts, with results in a file that survives whatever ends the run."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def batch(
             "with such columns, a folder of such files, or dataset:ORG/NAME,config=…,split=…"
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Results, one a line as they come.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Results, one per line as they arrive.")],
     address: Annotated[
         str | None,
-        typer.Argument(help="For --ray: the cluster, as HOST:PORT; by default RAY_ADDRESS, else this machine alone."),
+        typer.Argument(help="For --ray: the cluster, as HOST:PORT; by default RAY_ADDRESS, else only this machine."),
     ] = None,
     ray: Annotated[bool, typer.Option("--ray", help="Decode on a Ray cluster.")] = False,
     actors: Annotated[
         str | None,
         typer.Option(
             metavar="ACTORS",
-            help="For --ray: how many decoders, and what each takes: 4, or count=4,num_gpus=1,num_cpus=2,memory=8e9.",
+            help="For --ray: number and resources of decoders: 4, or count=4,num_gpus=1,num_cpus=2,memory=8e9.",
         ),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The column of prompts; by default the one whose name says so.")
+        str | None, typer.Option(metavar="COLUMN", help="The column of prompts; by default one with such a name.")
     ] = None,
     draft: Draft = None,
     target: TargetSpec = None,
@@ -68,7 +68,7 @@ def batch(
     policy: PolicyText = None,
     method: MethodText = None,
     temperature: Temperature = None,
-    seed: Annotated[int | None, typer.Option(help="Draws the random numbers.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the random numbers.")] = None,
     delimiter: Delimiter = None,
     max_tokens: MaxTokens = None,
     max_thought_tokens: MaxThoughtTokens = None,
@@ -77,25 +77,25 @@ def batch(
     config: ConfigFile = None,
     concurrency: Concurrency = 64,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed/--keep-failed", help="Whether problems that failed before are tried again.")
+        bool, typer.Option("--retry-failed/--keep-failed", help="Whether to retry problems that failed before.")
     ] = True,
     strict: Strict = False,
     rows: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write a row for each prompt there at the end, with text, thought, rewards, tokens and cost: JSONL, "
+            help="At the end, write one row per prompt there, with text, thought, rewards, tokens and cost: JSONL, "
             "CSV, TSV or Parquet, by the suffix.",
         ),
     ] = None,
 ) -> None:
-    """Solve many problems; run it again to go on after a kill, a crash or a fault.
+    """Solve many problems; run it again to resume after a kill, a crash or a fault.
 
-    Example: `rsd batch prompts.jsonl --out results.jsonl --concurrency 128`; over a cluster, each of whose decoders has
-    so many in flight: `rsd batch prompts.jsonl --out results.jsonl --ray 10.0.0.1:6379 --actors 8`
+    Example: `rsd batch prompts.jsonl --out results.jsonl --concurrency 128`; over a cluster, where the concurrency is
+    per decoder: `rsd batch prompts.jsonl --out results.jsonl --ray 10.0.0.1:6379 --actors 8`
     """
     if not ray and (word := address or (actors and f"--actors {actors}")):
-        raise ConfigurationError(f"{word!r} is of use with --ray alone: leave it out, or write --ray")
+        raise ConfigurationError(f"{word!r} needs --ray: add it, or leave {word!r} out")
     data = read_mapping(config, "--config")
     words = (draft, target, verifier, policy, temperature, seed)
     rsd_config = configured(
@@ -122,7 +122,7 @@ def batch(
 
     def resume() -> str:
         done = so_far.found + so_far.done
-        return f"{done} of {so_far.total} problems are in {out}; the same command goes on from there"
+        return f"{done} of {so_far.total} problems are in {out}; the same command continues from there"
 
     began = time.monotonic()
     run = _on_ray(address, actors, concurrency) if ray else partial(run_journaled, concurrency=concurrency)
@@ -134,10 +134,10 @@ def batch(
     if rows is not None:
         write_rows(out, problems, rows)
         say(f"written to {rows}")
-    end_if_idle(counts.faults.never_worked, "Put it right, then run the same command again: it solves them anew")
+    end_if_idle(counts.faults.never_worked, "Fix the cause, then run the same command again: it retries them")
     if counts.refused:
         bad = next(problem.error for problem in problems if problem.error is not None)
-        say(f"{counts.refused} lines of {prompts} are no prompts. The first: {bad}; {FORM}", "yellow")
+        say(f"{counts.refused} lines of {prompts} are not prompts. The first: {bad}; {FORM}", "yellow")
     if counts.failed:
         raise RSDError(
             f"{counts.failed} of {counts.total} problems failed; their errors are in {out}. Run again to retry."
@@ -145,7 +145,7 @@ def batch(
 
 
 def _on_ray(address: str | None, actors: str | None, concurrency: int) -> Callable[..., Progress]:
-    """What runs a batch on a cluster; the options are checked before anything starts."""
+    """The function that runs a batch on a cluster; the options are checked before anything starts."""
     from rsd_integrations.ray.actors import Actors
     from rsd_integrations.ray.batch import run_journaled_on_ray
 

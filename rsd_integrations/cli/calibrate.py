@@ -43,20 +43,18 @@ def calibrate_(
     task: Annotated[str, TASK] = "embedded-dev",
     n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="Number of problems; 200 by default.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All problems of the task.")] = False,
-    seed: Annotated[int, typer.Option(help="Draws the problems and the random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the problems and the random numbers.")] = 0,
     draft: Draft = None,
     target: TargetSpec = None,
     verifier: VerifierSpec = None,
     temperature: Temperature = None,
     config: ConfigFile = None,
     target_share: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Write a budget: this share of the steps, by rewards like these.")
+        float | None, typer.Option(min=0, max=1, help="Write a budget: this share of steps, for rewards like these.")
     ] = None,
     accuracy: Annotated[
         float | None,
-        typer.Option(
-            help="The share of the target's accuracy to keep, in (0, 1]: the cheapest threshold that holds it."
-        ),
+        typer.Option(help="The share of the target's accuracy to keep, in (0, 1], by the cheapest threshold."),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the policy there.")] = None,
     concurrency: Concurrency = 16,
@@ -65,11 +63,11 @@ def calibrate_(
 ) -> None:
     """Find a threshold, or start a budget, from rewards recorded once.
 
-    Prints what each threshold is expected to cost and to bring, with 95 % intervals, and writes a policy file that
-    `--policy` and every adapter reads: a budget where `--target-share` asks for one, else the cheapest threshold that
-    is expected to be no less accurate than the target (a fifth of the steps, where answers are not known). With
-    `--accuracy 0.98` it is the cheapest threshold that keeps 98 % of the target's accuracy with a confidence of 95 %;
-    where none does, nothing is written.
+    Prints the expected cost and accuracy of each threshold, with 95 % intervals, and writes a policy file for
+    `--policy` and every adapter: a budget if `--target-share` asks for one, else the cheapest threshold that is
+    expected to be no less accurate than the target (a fifth of the steps if answers are unknown). With
+    `--accuracy 0.98`, it is the cheapest threshold that keeps 98 % of the target's accuracy with 95 % confidence;
+    if none does, nothing is written.
 
     Example: `rsd calibrate --n 200 --out policy.json --plot calibration.png && rsd eval --policy policy.json`
     """
@@ -80,7 +78,7 @@ def calibrate_(
     words = (draft, target, verifier, None, temperature, seed)
     rsd_config = configured(read_mapping(config, "--config"), *words, source=f"--config {config}")
     if not isinstance(rsd_config.method, RSDMethod):
-        raise RSDError("rsd calibrate finds a threshold of RSD; leave the method out of the configuration")
+        raise RSDError("rsd calibrate finds a threshold for RSD; remove the method from the configuration")
     items = find_task(task).draw(count_of(n, every, 200), seed)
     if accuracy is not None and all(item.reference is None for item in items):
         raise RSDError("--accuracy needs problems with known answers; name their field in the task: …,answer=FIELD")
@@ -93,7 +91,7 @@ def calibrate_(
 
     def resume() -> str:
         fewer = f", or with --n {done}" if done else ""
-        return f"What was recorded of {done} problems is not kept, and nothing is written; run again{fewer}"
+        return f"The records of {done} problems are lost, and nothing is written; run again{fewer}"
 
     with (
         resumable(resume),
@@ -108,25 +106,25 @@ def calibrate_(
     _write_calibration(calibration, rsd_config, json_file, chosen, label)
     if calibration.left_out:
         last = calibration.left_out[-1].reason
-        say(f"{len(calibration.left_out)} of {len(items)} problems are left out, the last because {last}", "yellow")
+        say(f"{len(calibration.left_out)} of {len(items)} problems are left out, the last one because {last}", "yellow")
     if plot is not None:
         draw(plot, partial(plot_calibration, calibration))
     written(out, json_file, plot)
 
 
 def _refuse_for_calibration(out: Path | None, target_share: float | None, accuracy: float | None) -> None:
-    """What no calibration could answer."""
+    """Refuse options that no calibration could satisfy."""
     if out is not None and out.suffix != ".json":
-        raise RSDError(f"--out {out}: the name of a policy file ends with .json, which tells it from other policies")
+        raise RSDError(f"--out {out}: the name of a policy file must end with .json, unlike other policies")
     if accuracy is not None and not 0 < accuracy <= 1:
-        raise RSDError(f"--accuracy {accuracy}: a share of the target's accuracy, in (0, 1], such as 0.98")
+        raise RSDError(f"--accuracy {accuracy}: must be a share of the target's accuracy, in (0, 1], such as 0.98")
     if accuracy is not None and target_share is not None:
         raise RSDError("--accuracy asks for a threshold and --target-share for a budget; give one of them")
 
 
 @contextlib.contextmanager
 def _recorded(calibration: Calibration, config: RSDConfig, json_file: Path | None) -> Iterator[None]:
-    """Where no policy is found, what was recorded is written all the same."""
+    """Write the records even if no policy is found."""
     try:
         yield
     except RSDError:
@@ -147,7 +145,7 @@ def _write_calibration(
 def _chosen(
     calibration: Calibration, target_share: float | None, accuracy: float | None
 ) -> tuple[WeightingPolicy, str]:
-    """The policy that was asked for, and what to call it."""
+    """The requested policy, and its label."""
     if target_share is not None:
         return calibration.budget(target_share), f"budget of {target_share:.0%}"
     if accuracy is None:

@@ -19,9 +19,9 @@ def merge(
     rewarder: Annotated[str, typer.Argument(help="The reward model of the same base, with its step head.")],
     out: Annotated[Path, typer.Argument(help="Folder of the merged checkpoint.")],
     method: Annotated[str, typer.Option(help="linear or ties.")] = "linear",
-    weight: Annotated[float, typer.Option(help="Of the reward model, in [0, 1].")] = 0.5,
-    base: Annotated[str | None, typer.Option(help="What both were trained from; needed by ties.")] = None,
-    density: Annotated[float, typer.Option(help="Share of its changes that each keeps under ties, in (0, 1].")] = 0.5,
+    weight: Annotated[float, typer.Option(help="Weight of the reward model, in [0, 1].")] = 0.5,
+    base: Annotated[str | None, typer.Option(help="The model that both were trained from; needed by ties.")] = None,
+    density: Annotated[float, typer.Option(help="Share of changes that each model keeps under ties, in (0, 1].")] = 0.5,
 ) -> None:
     """Merge a language model and a reward model of the same base into one that plays both roles.
 
@@ -44,14 +44,14 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder of the new checkpoint; with --gguf the file.")],
     gguf: Annotated[bool, typer.Option("--gguf", help="Write a GGUF file, for llama.cpp.")] = False,
     from_gguf: Annotated[bool, typer.Option("--from-gguf", help="Write a checkpoint from a GGUF file.")] = False,
-    type: Annotated[str | None, typer.Option(help="Of --gguf: f32 (the default), f16 or q8_0.")] = None,
+    type: Annotated[str | None, typer.Option(help="For --gguf: f32 (the default), f16 or q8_0.")] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="Of --from-gguf: float32 (every number kept) or bfloat16; by default bfloat16 unless in f32."
+            help="For --from-gguf: float32 (exact) or bfloat16; by default bfloat16 unless the file is in f32."
         ),
     ] = None,
-    format: Annotated[str | None, typer.Option(help="Of a reward model, where weights and name do not tell.")] = None,
+    format: Annotated[str | None, typer.Option(help="For a reward model, if weights and name do not tell.")] = None,
 ) -> None:
     """Write a model in another layout: a reward model for vLLM, a GGUF file, or a checkpoint from a GGUF file.
 
@@ -65,7 +65,7 @@ def export(
         ("--format", format, "a reward model", not from_gguf),
     ):
         if value is not None and not given:
-            raise ConfigurationError(f"{option} {value} is of {needs}")
+            raise ConfigurationError(f"{option} {value} only applies to {needs}")
     if gguf:
         with _gguf_needs("--gguf"):
             from rsd_integrations.huggingface import to_gguf
@@ -91,7 +91,7 @@ def export(
 
 @contextmanager
 def _gguf_needs(option: str) -> Iterator[None]:
-    """Name all at once that takes: torch, the `gguf` package, and llama.cpp to try the vocabulary."""
+    """Name all missing packages at once: torch, `gguf`, and llama.cpp to try the vocabulary."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -99,14 +99,14 @@ def _gguf_needs(option: str) -> Iterator[None]:
 
 
 def _check_direction(model: str, out: Path, gguf: bool, from_gguf: bool) -> None:
-    """Say what was meant where the names tell of files that the options do not."""
+    """Suggest what was meant if the names of files do not match the options."""
     if gguf and from_gguf:
         raise ConfigurationError("--gguf writes a GGUF file and --from-gguf reads one; give one of them")
     if model.endswith(".gguf") and not from_gguf:
         raise ConfigurationError(
-            f"{model} is a GGUF file; make a checkpoint of it: rsd export --from-gguf {model} FOLDER"
+            f"{model} is a GGUF file; to make it a checkpoint: rsd export --from-gguf {model} FOLDER"
         )
     if out.suffix == ".gguf" and not gguf:
         raise ConfigurationError(f"{out} is named like a GGUF file; to write one: rsd export --gguf {model} {out}")
     if gguf and out.suffix != ".gguf":
-        raise ConfigurationError(f"{out} is no name of a GGUF file; name it {out}.gguf")
+        raise ConfigurationError(f"{out} is not a name of a GGUF file; name it {out}.gguf")

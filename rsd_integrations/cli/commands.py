@@ -1,4 +1,4 @@
-"""The commands by name: each is imported when it is called, so that none waits for what the others need."""
+"""The commands by name: each is imported when called, so that none waits for imports of the others."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "run": Entry("run:run", "Solve one problem and watch it happen, step by step."),
-    "batch": Entry("batch:batch", "Solve many problems; run it again to go on after a kill, a crash or a fault."),
+    "batch": Entry("batch:batch", "Solve many problems; run it again to resume after a kill, a crash or a fault."),
     "serve": Entry("serve:serve", "Answer clients of the OpenAI API: RSD behind a URL, streamed step by step."),
     "eval": Entry(
-        "evaluate:eval_", "Compare methods over the same problems: accuracy, FLOPs, seconds, share of the target."
+        "evaluate:eval_", "Compare methods on the same problems: accuracy, FLOPs, seconds, share of the target."
     ),
     "compare": Entry("compare:compare", "Compare two evaluations, answer by answer: differences with intervals."),
     "calibrate": Entry("calibrate:calibrate_", "Find a threshold, or start a budget, from rewards recorded once."),
-    "score": Entry("score:score", "Score the steps of given solutions by any verifier."),
+    "score": Entry("score:score", "Score the steps of given solutions with any verifier."),
     "doctor": Entry(
         "doctor:doctor",
-        "Try servers and GGUF files out before a run: refused fields, thoughts, ends of steps, libraries, memory.",
+        "Test servers and GGUF files before a run: refused fields, thoughts, ends of steps, libraries, memory.",
     ),
-    "plan": Entry("plan:plan", "Say whether models fit into a device's memory together, before any is loaded."),
+    "plan": Entry("plan:plan", "Check whether models fit into a device's memory together, before any is loaded."),
     "merge": Entry(
         "checkpoints:merge",
         "Merge a language model and a reward model of the same base into one that plays both roles.",
@@ -47,28 +47,28 @@ COMMANDS = {
     ),
     "distill-exits": Entry(
         "distill:distill_exits",
-        "Train exits for a reward model: it then stops at a middle layer where two heads agree about the threshold.",
+        "Train exits for a reward model: it then stops at a middle layer if two heads agree about the threshold.",
     ),
     "ngrams": Entry(
         "speculation:ngrams", "Count a corpus into a table of n-grams, which proposes tokens without a drafter model."
     ),
     "corrections": Entry(
         "speculation:corrections",
-        "Note what a target puts in the place of a drafter's tokens, for calibrated speculative decoding (CSD).",
+        "Record how a target replaces a drafter's tokens, for calibrated speculative decoding (CSD).",
     ),
-    "models": Entry("models:models", "List what a SPEC can name."),
+    "models": Entry("models:models", "List the models that a SPEC can name."),
 }
 
 
 class Commands(TyperGroup):
-    """The group of all commands. What it holds are their names and summaries; `get_command` gives the real ones."""
+    """The group of all commands. It contains their names and summaries; `get_command` imports the commands."""
 
     def __init__(self, **attributes: Any) -> None:
         summaries = {name: TyperCommand(name, help=entry.summary) for name, entry in COMMANDS.items()}
         super().__init__(**attributes | {"commands": summaries})
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - a part of the signature
-        """The command of this name, imported; None where there is none."""
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - part of the signature
+        """The command of this name, imported; None if there is none."""
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name].function.partition(":")
@@ -86,7 +86,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """The list of commands, by their summaries alone."""
+        """The list of commands, from their summaries alone."""
         summaries = TyperGroup(
             name=self.name,
             commands=dict(self.commands),
@@ -99,7 +99,7 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _in_plain_text() -> Iterator[None]:
-    """Errors about a command line repeat its words, such as those of a prompt: here without control characters."""
+    """Escape control characters in errors, which repeat words of the command line, such as a prompt's."""
     try:
         yield
     except Exception as error:

@@ -18,7 +18,7 @@ from rsd_integrations.data_files import WRITTEN
 from rsd_integrations.evaluation.rows import Evaluation, Paired, pairs
 from rsd_integrations.output_files import write_output
 
-ROWS = "Rows of `rsd eval --rows FILE`; FILE@METHOD for one method of them."
+ROWS = "Rows of `rsd eval --rows FILE`; FILE@METHOD for one of its methods."
 
 
 def compare(
@@ -30,8 +30,8 @@ def compare(
 ) -> None:
     """Compare two evaluations, answer by answer: differences with intervals.
 
-    Answers to the same question with the same seed are compared. Methods are compared by their names; where each
-    evaluation has a single one, those two are.
+    Answers to the same question with the same seed are compared. Methods are matched by name; if each
+    evaluation has only one, those two are compared.
 
     Example: `rsd compare before.jsonl after.jsonl`, or `rsd compare run.jsonl@rsd run.jsonl@target`
     """
@@ -46,7 +46,7 @@ def compare(
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """A file and the method of it that is meant, where one is named."""
+    """A file and the name of its method, if given."""
     ends = "|".join(map(re.escape, WRITTEN))
     match = re.fullmatch(rf"(.+?(?:{ends}))@(.+)", text, flags=re.IGNORECASE)
     return (match[1], match[2]) if match and not Path(text).exists() else (text, None)

@@ -1,4 +1,4 @@
-"""`rsd distill-exits`: heads on middle layers of a reward model, so that most steps are read in some of the layers."""
+"""`rsd distill-exits`: heads on middle layers of a reward model, so that most steps need only some of the layers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rsd_integrations.evaluation.scoring import Solution, is_judged, read_soluti
 from rsd_integrations.output_files import check_output, write_output
 
 TEMPERATURES = (0.0, 0.6, 0.9)
-"""Of the solutions that the embedded family writes: a third of the problems at each."""
+"""Temperatures of the embedded family's solutions: a third of the problems each."""
 
 STEPS = 6
-"""Steps that the solutions of a problem have at least, on average over a hundred problems."""
+"""Minimum number of steps of a problem's solutions, on average over a hundred problems."""
 
 
 def distill_exits(
@@ -30,41 +30,41 @@ def distill_exits(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Solutions as `rsd score` reads them, like what it will judge: some thousand steps, many of them "
-            "wrong. Without it embedded:prm reads solutions of the embedded drafter and target."
+            help="Solutions as for `rsd score`, like those it will judge: some thousand steps, many of them "
+            "wrong. By default, for embedded:prm, solutions of the embedded drafter and target."
         ),
     ] = None,
-    threshold: Annotated[float, typer.Option(help="The policy's, in (0, 1).")] = 0.5,
+    threshold: Annotated[float, typer.Option(help="The policy's threshold, in (0, 1).")] = 0.5,
     agreement: Annotated[
-        float, typer.Option(help="Least share of steps with the full model's verdict, in (0, 1), 19 times in 20.")
+        float, typer.Option(help="Least share of steps with the full model's verdict, in (0, 1), with 95 % confidence.")
     ] = 0.99,
     layers: Annotated[
-        str | None, typer.Option(help="How many layers lie below each head: 6,12,18. By default six from a quarter on.")
+        str | None, typer.Option(help="Layers below each head: 6,12,18. By default six heads, from a quarter on.")
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Problems that the embedded family solves.")] = 2600,
-    seed: Annotated[int, typer.Option(help="Of those problems, and of training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of those problems, and of training.")] = 0,
 ) -> None:
-    """Train exits for a reward model: it then stops at a middle layer where two heads agree about the threshold.
+    """Train exits for a reward model: it then stops at a middle layer if two heads agree about the threshold.
 
     Example: `rsd distill-exits prm:Qwen/Qwen2.5-Math-PRM-7B exits.safetensors --data solutions.jsonl`, then
     `rsd run --verifier prm,exits=exits.safetensors:Qwen/Qwen2.5-Math-PRM-7B`
     """
     checkpoint, options = _checkpoint(model)
     if out.suffix != ".safetensors":
-        raise ConfigurationError(f"{out} is no name of a safetensors file; name it {out}.safetensors")
+        raise ConfigurationError(f"{out} is not a name of a safetensors file; name it {out}.safetensors")
     if (out.parent / "config.json").exists():
-        raise ConfigurationError(f"{out} lies in a checkpoint, where it would count as weights; choose another folder")
+        raise ConfigurationError(f"{out} is inside a checkpoint, where it would count as weights; use another folder")
     check_output(out, "the file of exits")
     places = _places(layers)
     if data is None and model.partition(":")[2] != "prm":
-        raise ConfigurationError(f"{model} needs --data: solutions as `rsd score` reads them, like what it will judge")
+        raise ConfigurationError(f"{model} needs --data: solutions as for `rsd score`, like those it will judge")
     given = None if data is None else read_solutions(data)
     from rsd_integrations.huggingface import distilling, early_exit
 
     distilling.check_request(threshold, agreement, places, _depth(checkpoint))
     if given is None and n < (least := ceil(distilling.least_steps(agreement) / STEPS)):
         raise ConfigurationError(
-            f"--n {n} is too few problems to show --agreement {agreement}; give {least} at least, better 2600"
+            f"--n {n} is too few problems to show --agreement {agreement}; give at least {least}, better 2600"
         )
     terminal = Terminal(stderr=True)
     solutions = _embedded(n, seed) if given is None else given
@@ -97,7 +97,7 @@ def _checkpoint(spec: str) -> tuple[str, dict[str, Any]]:
     check_spec(spec)
     options = options_of(spec)
     if options.pop("exits", None) is not None:
-        raise SpecError(f"{spec!r} has exits already; leave them out to distil others")
+        raise SpecError(f"{spec!r} already has exits; remove them to distil others")
     if backend.kind == "prm" and backend.extra == "huggingface":
         return rest, options
     if backend.kind == "embedded":
@@ -106,14 +106,14 @@ def _checkpoint(spec: str) -> tuple[str, dict[str, Any]]:
         folder = folder_of(rest)
         if rest == "prm":
             return str(folder), options
-    raise SpecError(f"{spec!r} takes no exits: they are for reward models of transformers, prm:MODEL or embedded:prm")
+    raise SpecError(f"{spec!r} cannot have exits: they are for transformers reward models, prm:MODEL or embedded:prm")
 
 
 def _depth(checkpoint: str) -> int | None:
-    """How many layers a checkpoint has, where its configuration lies here and says it."""
+    """The number of layers of a checkpoint, if its configuration is local and says so."""
     try:
         layers = json.loads((Path(checkpoint) / "config.json").read_bytes()).get("num_hidden_layers")
-    except (OSError, ValueError, AttributeError):  # on the hub, or for the loader to refuse
+    except (OSError, ValueError, AttributeError):  # on the hub, or the loader will refuse it
         return None
     return layers if isinstance(layers, int) else None
 
@@ -124,11 +124,11 @@ def _places(layers: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in layers.split(","))
     except ValueError:
-        raise ConfigurationError(f"--layers {layers!r} is no list of numbers; write 6,12,18") from None
+        raise ConfigurationError(f"--layers {layers!r} is not a list of numbers; write 6,12,18") from None
 
 
 def _embedded(n: int, seed: int) -> list[Solution]:
-    """Solutions of the embedded drafter and, of every fourth problem, of the target."""
+    """Solutions of the embedded drafter and, for every fourth problem, of the target."""
     from rsd_integrations.evaluation.tasks import find_task
 
     items = find_task({"kind": "embedded", "split": "dev"}).draw(n, seed)

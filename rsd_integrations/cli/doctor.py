@@ -1,4 +1,4 @@
-"""`rsd doctor`: whether servers, GGUF files and all models of a configuration can do what they are for."""
+"""`rsd doctor`: whether servers, GGUF files and the models of a configuration can play their roles."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def doctor(
     config: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON, and nothing else.")] = False,
 ) -> None:
-    """Try servers and GGUF files out before a run: refused fields, thoughts, ends of steps, libraries, memory.
+    """Test servers and GGUF files before a run: refused fields, thoughts, ends of steps, libraries, memory.
 
-    With `--config`, all roles of a configuration, or of each model of a file for `rsd serve`, get a verdict and, where
-    a better one was found, the spec to use. Models are tried out side by side, each once. The exit code is 1 where
-    something that is needed does not work.
+    With `--config`, all roles of a configuration, or of each model of a file for `rsd serve`, get a verdict and, if a
+    better one was found, the spec to use. Models are tested concurrently, each once. The exit code is 1 if something
+    necessary does not work.
 
     Example: `rsd doctor openai:draft@http://127.0.0.1:8000/v1 pooling:prm@http://127.0.0.1:8002/v1`
     """
@@ -61,7 +61,7 @@ def _examine_specs(specs: Sequence[str], as_json: bool) -> bool:
 
 
 def _examine_file(data: dict[str, object], source: str, as_json: bool) -> bool:
-    """Examine a configuration, or each of those that a file for `rsd serve` holds by name."""
+    """Examine a configuration, or each of those in a file for `rsd serve`."""
     served = data.get("models")
     if not isinstance(served, dict):
         works, told = _examine_roles(data, source, as_json)
@@ -88,7 +88,7 @@ def _examine_roles(data: dict[str, object], source: str, as_json: bool) -> tuple
         for model, one in examined.items()
     }
     if not as_json:
-        for one in {id(one): one for one in examined.values()}.values():  # models that were asked the same are one
+        for one in {id(one): one for one in examined.values()}.values():  # models with the same requests are one
             own = [model for model in examined if examined[model] is one]
             _show(own[0], one, [role for role, spec in roles.items() if set(own) & set(models_of(spec))])
         _show_verdicts(found, changes)
@@ -103,14 +103,14 @@ def _print_json(data: object) -> None:
 def _show(model: str, found: Examined, roles: Sequence[str] = ()) -> None:
     specs = [one for one in found.findings if one.name == "spec"]
     title = masked(model) + (f" ({', '.join(roles)})" if roles else "")
-    Terminal().print(plain(title), soft_wrap=True)  # to be copied
+    Terminal().print(plain(title), soft_wrap=True)  # for copying
     Terminal().print(_table((one.name, one.ok, one.told) for one in found.findings if one not in specs))
     for one in specs:
         Terminal().print(plain(f"spec: {one.told}"), soft_wrap=True)
 
 
 def _table(rows: Iterable[tuple[str, bool | None, str]]) -> Table:
-    table = Table("", "", Column(overflow="fold"), show_header=False)  # specs and URLs have no blanks to break at
+    table = Table("", "", Column(overflow="fold"), show_header=False)  # specs and URLs have no spaces to break at
     for name, ok, told in rows:
         sign, style = _SIGNS[ok]
         table.add_row(plain(name), Text(sign, style), plain(told))

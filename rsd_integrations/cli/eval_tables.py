@@ -1,4 +1,4 @@
-"""How the results of an evaluation look in a terminal of 80 columns."""
+"""The results of an evaluation in a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rsd_integrations.evaluation.rows import Paired
 
 
 def eval_tables(report: Report) -> Iterator[Table]:
-    """All methods side by side, and each of them against the target, where that was run."""
+    """All methods side by side, and each against the target, if that was run."""
     priced = any(method.cost for method in report.methods.values())
     seeds = f"seeds {report.seed} to {report.seed + report.seeds - 1}" if report.seeds > 1 else f"seed {report.seed}"
     table = _table(f"{report.task}, {report.n} problems, {seeds}\n{_setup(report)}", _notes(report))
@@ -75,7 +75,7 @@ def money(amount: float | None) -> str:
 
 
 def with_interval(value: float, ends: tuple[float, float]) -> str:
-    """A share with its interval: `0.870 (.790–.922)`."""
+    """A proportion with its interval: `0.870 (.790–.922)`."""
     low, high = (f"{end:.3f}".removeprefix("0") for end in ends)
     return f"{value:.3f} ({low}–{high})"
 

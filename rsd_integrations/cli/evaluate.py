@@ -1,4 +1,4 @@
-"""`rsd eval`: many methods over the same problems."""
+"""`rsd eval`: many methods on the same problems."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TASK = typer.Option(
     "`dataset:ORG/NAME,split=test,question=problem,answer=answer`."
 )
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")]
-PlotFile = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw them there (PNG, SVG, PDF).")]
+PlotFile = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Plot them there (PNG, SVG, PDF).")]
 
 
 def eval_(
@@ -58,17 +58,16 @@ def eval_(
         typer.Option(
             help="Separated by `;` or spaces: rsd, rsd@POLICY, target, draft, majority:16, best_of_n:16,aggregate=min, "
             "beam:16,width=4, backtracking, hgs, specreason, gsi, speculative, speculative:lookup, "
-            "speculative_beams:4. Plain names also by commas."
+            "speculative_beams:4. Commas also separate plain names."
         ),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="Number of problems; 100 by default.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All problems of the task.")] = False,
     seed: Annotated[
-        int | None, typer.Option(help="Draws the problems and the random numbers; 1 by default.", show_default=False)
+        int | None, typer.Option(help="Seed of the problems and the random numbers; 1 by default.", show_default=False)
     ] = None,
     seeds: Annotated[
-        int | None,
-        typer.Option(min=1, help="Answer each problem so many times, with seeds from --seed on.", show_default=False),
+        int | None, typer.Option(min=1, help="Answers per problem, with seeds from --seed on.", show_default=False)
     ] = None,
     draft: Draft = None,
     target: TargetSpec = None,
@@ -87,8 +86,7 @@ def eval_(
     ] = None,
     concurrency: Concurrency = 16,
     journal: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Note every finished problem there; a run that finds the file goes on."),
+        Path | None, typer.Option(metavar="FILE", help="Record finished problems there; the same command then resumes.")
     ] = None,
     record: Annotated[
         Path | None, typer.Option(metavar="FILE.jsonl.gz", help="Record all calls of the models there, for --replay.")
@@ -97,15 +95,15 @@ def eval_(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Run again without the models, from a recorded run: a file, or one that ships "
-            f"({', '.join(RECORDED_RUNS)}). What is not said is as it was recorded.",
+            help="Run again without the models, from a recorded run: a file, or one included "
+            f"({', '.join(RECORDED_RUNS)}). Other options are as recorded.",
         ),
     ] = None,
     rows: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write a row for each answer there, with its text, thought, rewards, tokens and cost: JSONL, CSV, TSV "
+            help="Write one row per answer there, with its text, thought, rewards, tokens and cost: JSONL, CSV, TSV "
             "or Parquet, by the suffix.",
         ),
     ] = None,
@@ -116,10 +114,10 @@ def eval_(
     plot: PlotFile = None,
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="processbench: its files, or one of them.")] = None,
     threshold: Annotated[
-        str, typer.Option(help="processbench: a step below it counts as wrong; `auto` chooses the best on gsm8k.")
+        str, typer.Option(help="processbench: steps below it count as wrong; `auto` chooses the best on gsm8k.")
     ] = "0.5",
 ) -> None:
-    """Compare methods over the same problems: accuracy, FLOPs, seconds, share of the target.
+    """Compare methods on the same problems: accuracy, FLOPs, seconds, share of the target.
 
     Example: `rsd eval --n 200 --methods "rsd@binary_step:0.5;rsd@budget_aware:0.1;target;draft" --plot figure.png`
 
@@ -192,7 +190,7 @@ def eval_(
     idle = [(name, one.never_worked) for report in reports for name, one in report.methods.items()]
     end_if_idle(
         (f"{name}: {line}" for name, lines in idle for line in lines),
-        "These figures are none of the method's. Put it right, then run the same command again",
+        "These figures are not the method's. Fix the cause, then run the same command again",
     )
 
 
@@ -207,7 +205,7 @@ class _Run:
     seeds: int = 1
 
     def updated(self, **values: Any) -> _Run:
-        """The same with what the command line says; None leaves a value as it is, but for `n`, where it is all."""
+        """A copy with the command line's values; None leaves a value unchanged, except for `n`, where it means all."""
         return replace(self, **{name: value for name, value in values.items() if value is not None or name == "n"})
 
 
@@ -218,7 +216,7 @@ def _planned(recipe: dict[str, Any]) -> list[_Run]:
 
 
 def _recorded(tape: Replay) -> list[_Run]:
-    """The evaluations that were recorded: those of the same problems are one, with the methods of all."""
+    """The recorded evaluations; those with the same problems are merged, with all their methods."""
     found: dict[tuple[Any, ...], _Run] = {}
     for run in tape.record.runs:
         key = tuple(run[name] for name in ("task", "n", "seed", "seeds"))
@@ -234,13 +232,13 @@ def _replay(file: str, **others: object) -> Replay:
         RSDError: An option has no meaning without models.
     """
     if misplaced := [f"--{name}" for name, value in others.items() if value is not None]:
-        raise RSDError(f"--replay asks no model and takes seconds; leave out {', '.join(misplaced)}")
+        raise RSDError(f"--replay asks no model; remove {', '.join(misplaced)}")
     return Replay(file)
 
 
 @contextlib.contextmanager
 def _watched(methods: int, journal: Path | None) -> Iterator[Callable[[Report], None]]:
-    """What to call with each report: it shows how far the evaluation is, and Ctrl-C says how to go on from there."""
+    """A callback for each report: it shows the progress, and Ctrl-C says how to resume."""
     done = 0
 
     def note(report: Report) -> None:
@@ -250,8 +248,8 @@ def _watched(methods: int, journal: Path | None) -> Iterator[Callable[[Report], 
 
     def resume() -> str:
         if journal is None:
-            return f"{done} answers are lost; with --journal FILE, the same command would go on from them"
-        return f"{done} answers are in {journal}; the same command goes on from there"
+            return f"{done} answers are lost; with --journal FILE, the same command would continue from them"
+        return f"{done} answers are in {journal}; the same command continues from there"
 
     with resumable(resume), eval_progress(Terminal(stderr=True), methods) as show:
         yield note
@@ -260,7 +258,7 @@ def _watched(methods: int, journal: Path | None) -> Iterator[Callable[[Report], 
 def _write(
     reports: list[Report], tasks: int, json_file: Path | None, markdown_file: Path | None, rows: Path | None
 ) -> None:
-    """Write what is known by now, before anything else can go wrong."""
+    """Write the results so far, before anything else can go wrong."""
     if json_file is not None:
         data = [report.to_dict() for report in reports]
         write_output(json_file, json.dumps(data[0] if tasks == 1 else data, indent=1) + "\n")
@@ -271,7 +269,7 @@ def _write(
 
 
 def _refuse_for_processbench(**options: object) -> None:
-    """What compares methods has no meaning where one verifier is measured."""
+    """Refuse options that compare methods where one verifier is measured."""
     if misplaced := [f"--{name}" for name, value in options.items() if value is not None]:
         raise RSDError(
             f"processbench measures a verifier; {', '.join(misplaced)} {'is' if len(misplaced) == 1 else 'are'} for "
@@ -280,7 +278,7 @@ def _refuse_for_processbench(**options: object) -> None:
 
 
 def _threshold(text: str) -> float | None:
-    """The threshold of ProcessBench; None where it is to be chosen."""
+    """The threshold of ProcessBench; None if one is to be chosen."""
     try:
         return None if text == "auto" else float(text)
     except ValueError as error:
@@ -288,25 +286,25 @@ def _threshold(text: str) -> float | None:
 
 
 def _numbered(file: Path | None, count: int) -> list[Path]:
-    """A file for each task; the first keeps the name."""
+    """One file per task; the first keeps the name."""
     return [] if file is None else [file, *(file.with_stem(f"{file.stem}-{i}") for i in range(2, count + 1))]
 
 
 def split_methods(methods: str) -> list[str]:
-    """Method names; a comma separates plain ones only, since parameters have commas of their own."""
+    """Method names; commas only separate plain ones, since parameters contain commas."""
     parts = methods.replace(";", " ").split()
     return [name for part in parts for name in ([part] if "@" in part or ":" in part else part.split(",")) if name]
 
 
 def draw(file: Path, plot: Callable[[Path], object]) -> None:
-    """Draw a plot, after all else is written.
+    """Draw a plot, after everything else is written.
 
     Raises:
-        RSDError: It cannot be drawn; nothing else is lost.
+        RSDError: The plot cannot be drawn; nothing else is lost.
     """
     try:
         plot(file)
     except RSDError:
         raise
     except Exception as error:
-        raise RSDError(f"--plot {file} cannot be drawn: {error}. All else is written") from error
+        raise RSDError(f"--plot {file} cannot be drawn: {error}. Everything else is written") from error

@@ -1,4 +1,4 @@
-"""Models tried out for `rsd doctor`: each once, servers side by side, and models of this process one at a time."""
+"""Tests models for `rsd doctor`: each once, servers concurrently, and models in this process one at a time."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ LOCAL = ("huggingface", "llamacpp")
 """The extras of the kinds that load weights into this process."""
 
 OF_THE_CLIENT = frozenset({"concurrency", "flops_per_token", "logprobs", "patience", "retries", "timeout"})
-"""Options that change nothing of what is tried, nor do prices."""
+"""Options that, like prices, do not change what is tested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A model that was tried out."""
+    """A model that was tested."""
 
     where: str
     """`server`, `file` (GGUF) or `process`."""
     findings: Sequence[Finding]
     plays: tuple[str, ...] = ()
-    """The roles that it can play, where it was loaded to find out."""
+    """The roles that it can play, if it was loaded to find out."""
 
     @property
     def faults(self) -> list[str]:
-        """What is needed and does not work, whatever the model is for."""
+        """Necessary features that do not work, whatever the model's role."""
         return [one.name for one in self.findings if one.ok is False]
 
 
 def models_of(spec: str) -> Iterator[str]:
-    """The models that a spec is made of, by their own specs; itself where it is made of none."""
+    """The models that a spec consists of, by their own specs; itself if it contains none."""
     backend, rest = parse_spec(spec)
     if backend.nested:
         for part in parts_of(rest):
@@ -47,10 +47,10 @@ def models_of(spec: str) -> Iterator[str]:
 
 
 async def examine(specs: Sequence[str]) -> dict[str, Examined]:
-    """What was found of all models that some specs are made of, by the models' own specs.
+    """The findings about all models that some specs consist of, by the models' own specs.
 
     Raises:
-        RSDError: A spec is wrong, or a key is missing; before any server is asked.
+        RSDError: A spec is invalid, or a key is missing; raised before any request to a server.
     """
     for spec in specs:
         check_spec(spec)
@@ -58,7 +58,7 @@ async def examine(specs: Sequence[str]) -> dict[str, Examined]:
     clients = {model: load(model) for model in models if not _is_local(model)}
     for spec in specs:
         if spec not in models and not any(_is_local(model) for model in models_of(spec)):
-            await load(spec).aclose()  # what is made of servers alone is made to see whether it can be
+            await load(spec).aclose()  # combinations of servers are built as a test
     alike = {_asked(model): model for model in reversed(models)}
     one_at_a_time = asyncio.Lock()
 
@@ -77,7 +77,7 @@ async def examine(specs: Sequence[str]) -> dict[str, Examined]:
 
 
 def _asked(model: str) -> tuple[str, ...]:
-    """The same for models of which a server is asked the same."""
+    """A key that is the same for models with the same requests to a server."""
     (kind, *options), rest = split_spec(model)
     names = {text: text.partition("=")[0] for text in options}
     return kind, rest, *sorted(text for text, name in names.items() if not (name in OF_THE_CLIENT or "price" in name))
@@ -88,7 +88,7 @@ def _is_local(spec: str) -> bool:
 
 
 async def _examine_client(model: Any) -> Examined:
-    """A model behind a URL, or something that takes no model at all."""
+    """Examine a model behind a URL, or something without a model."""
     if hasattr(model, "examine"):
         return Examined("server", await model.examine())
     return Examined("process", [_in_process(model), *getattr(model, "findings", list)()], _plays(model))
@@ -109,7 +109,7 @@ async def _examine_local(spec: str) -> Examined:
 
 
 def _in_process(model: Any) -> Finding:
-    return Finding("in this process", True, f"{model!r}: it loads, and there is no server to examine")
+    return Finding("in this process", True, f"{model!r}: it loads; there is no server to examine")
 
 
 def _plays(model: Any) -> tuple[str, ...]:
@@ -117,7 +117,7 @@ def _plays(model: Any) -> tuple[str, ...]:
 
 
 async def _examine_file(rest: str, spec: str) -> list[Finding]:
-    """The file as a model that writes and, where it plays another role, whether it can do so."""
+    """Examine the file as a model that writes and, if it plays another role, in that role."""
     from rsd_integrations.llamacpp.doctor import examine as examine_file
 
     kind = parse_spec(spec)[0].kind

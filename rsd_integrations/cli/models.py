@@ -1,4 +1,4 @@
-"""`rsd models`: what a SPEC can name."""
+"""`rsd models`: the models that a SPEC can name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rsd_integrations.prm_formats import CRITICS, FORMATS, Critic, PRMFormat, us
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List what a SPEC can name."""
+    """List the models that a SPEC can name."""
     by_kind = backends()
     formats, critics = dict(usable(FORMATS)).values(), dict(usable(CRITICS)).values()  # a broken package is left out
     files = _gguf_packages()
@@ -24,7 +24,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
                 b.kind: {"summary": b.summary, "extra": b.extra, "examples": list(b.examples)} for b in by_kind.values()
             },
             "gguf_packages": files,
-            "prm_formats": told | {f.name: _format(f) for f in formats},  # of both sorts, `generative` tells which
+            "prm_formats": told | {f.name: _format(f) for f in formats},  # of both kinds; `generative` tells which
             "critics": told,
         }
         print(json.dumps(data, indent=2))
@@ -48,10 +48,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
         "    [cyan]hf,template.enable_thinking=false:Qwen/Qwen3-8B[/]",
         highlight=False,
     )
-    console.print("\n[bold]Process reward models[/] are told by their weights; known formats:")
+    console.print("\n[bold]Process reward models[/] are recognised by their weights; known formats:")
     for prm_format in formats:
         console.print(f"    {prm_format.name}: {', '.join(prm_format.models)}", highlight=False)
-    console.print("    [cyan]./FORMAT.yaml[/]: one of your own, as prm,format=./FORMAT.yaml:MODEL", highlight=False)
+    console.print("    [cyan]./FORMAT.yaml[/]: your own, as prm,format=./FORMAT.yaml:MODEL", highlight=False)
     console.print("\n[bold]Generative reward models[/] write a critique first, as judge:hf:MODEL; known critics:")
     for critic in critics:
         judges = ", ".join(critic.models) or f"any model that writes, as judge,mode={critic.name}:MODEL"
@@ -77,7 +77,7 @@ def _critic(critic: Critic) -> dict[str, Any]:
 
 
 def _told(one: PRMFormat | Critic) -> dict[str, Any]:
-    """What is told of every sort of reward model."""
+    """The description that all kinds of reward models share."""
     return {
         "models": list(one.models),
         "read_position": one.read,
@@ -89,9 +89,9 @@ def _told(one: PRMFormat | Critic) -> dict[str, Any]:
 
 
 def _gguf_packages() -> list[str]:
-    """Specs of the GGUF files that packages of this environment hold."""
+    """Specs of the GGUF files in installed packages."""
     try:
         from rsd_integrations.llamacpp.files import packages
-    except ModuleNotFoundError:  # without the extra, which is named beside the kind
+    except ModuleNotFoundError:  # without the extra, which is listed with the kind
         return []
     return [f"gguf:{text}" for text in packages()]

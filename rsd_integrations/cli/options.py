@@ -37,7 +37,7 @@ MethodText = Annotated[
     typer.Option(
         "--method",
         metavar="METHOD",
-        help="What decodes, RSD by default: target, draft, majority:8, best_of_n:16, specreason:7, first_steps:2, "
+        help="The decoder, RSD by default: target, draft, majority:8, best_of_n:16, specreason:7, first_steps:2, "
         "drafter_thinks, target_thinks, glimprouter:1.0, speccot:4, … over the same models.",
     ),
 ]
@@ -45,21 +45,21 @@ Delimiter = Annotated[
     str | None,
     typer.Option(
         metavar="SPLITTER",
-        help="What ends a step: blank_line (the default), line, sentence, words, words:Wait+But, or a text such as "
+        help="The end of a step: blank_line (the default), line, sentence, words, words:Wait+But, or a text such as "
         r"'\n---\n'.",
     ),
 ]
-MaxTokens = Annotated[int | None, typer.Option(min=1, help="Tokens of the response at most, its thought included.")]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Maximum tokens of the response, including its thought.")]
 MaxThoughtTokens = Annotated[
-    int | None, typer.Option(min=1, help="Tokens of the thought at most; then it is closed, and the answer is written.")
+    int | None, typer.Option(min=1, help="Maximum tokens of the thought, which is then closed for the answer.")
 ]
-Temperature = Annotated[float | None, typer.Option(help="0 takes the most likely token.")]
+Temperature = Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy decoding.")]
 Lookahead = Annotated[
-    int | None, typer.Option(min=0, help="Steps that are drafted ahead of the verifier; answers stay the same.")
+    int | None, typer.Option(min=0, help="Number of steps drafted ahead of the verifier; answers stay the same.")
 ]
 Hedge = Annotated[
     float | None,
-    typer.Option(metavar="CHANCE", help="The target begins early where rejection is likelier than this, in (0, 1)."),
+    typer.Option(metavar="CHANCE", help="The target begins early if the chance of rejection is above this, in (0, 1)."),
 ]
 ConfigFile = Annotated[
     Path | None,
@@ -72,14 +72,16 @@ ConfigFile = Annotated[
 Concurrency = Annotated[int, typer.Option(min=1, help="Requests in flight at once.")]
 
 
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse a file with a bad line, else a row with an error.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse a file with an invalid line; by default only its row has an error.")
+]
 
 
 def read_mapping(file: Path | None, option: str) -> dict[str, Any]:
-    """The mapping that a YAML or JSON file holds; empty where there is no file.
+    """The mapping in a YAML or JSON file; empty if there is no file.
 
     Raises:
-        RSDError: The file cannot be read, or holds something else.
+        RSDError: The file cannot be read, or contains something else.
     """
     if file is None:
         return {}
@@ -96,14 +98,14 @@ def read_mapping(file: Path | None, option: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise RSDError(f"{option} {file}{_place(error)}") from error
     if not isinstance(data, dict):
-        raise RSDError(f"{option} {file} holds no mapping of fields, but {type(data).__name__}")
+        raise RSDError(f"{option} {file} must be a mapping of fields, but is {type(data).__name__}")
     return data
 
 
 def _place(error: Exception) -> str:
-    """Where a file is no YAML, and what is wrong there."""
+    """Where a file is not YAML, and why."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f", line {mark.line + 1}, is no YAML: {problem}" if mark and problem else f" is no YAML: {error}"
+    return f", line {mark.line + 1}, is not YAML: {problem}" if mark and problem else f" is not YAML: {error}"
 
 
 def configured(
@@ -119,28 +121,28 @@ def configured(
     method: str | None = None,
     **further: Any,
 ) -> RSDConfig:
-    """The configuration of a command: a file's, with the command line's own words on top.
+    """The configuration of a command: a file's, overridden by the command line.
 
     Args:
-        data: What the file holds.
-        draft: Of the command line, as are the next ones; None leaves them to the file.
+        data: The file's content.
+        draft: From the command line, as are the next ones; None leaves the file's value.
         target: See `draft`.
         verifier: See `draft`.
         policy: See `draft`.
         temperature: See `draft`.
         seed: See `draft`.
-        source: How the user named the file, for what is wrong in it.
+        source: The file as the user named it, for errors in it.
         method: See `draft`.
-        further: More settings and limits by their names.
+        further: More settings and limits by name.
     """
     if source and "models" in data and isinstance(data["models"], dict):
-        raise ConfigurationError(f"{source} has several models, which rsd serve takes; give one of them by itself")
+        raise ConfigurationError(f"{source} has several models, which only rsd serve accepts; give one of them alone")
     parts = {"drafter": draft, "target": target, "verifier": verifier, "policy": policy, "method": method}
     own = data | {key: value for key, value in parts.items() if value is not None}
     words = {"seed": seed, "temperature": temperature, **further}
     given = {key: value for key, value in words.items() if value is not None}
     if "delimiter" in given:
-        given["delimiter"] = given["delimiter"].replace("\\n", "\n")  # which shells make hard to type
+        given["delimiter"] = given["delimiter"].replace("\\n", "\n")  # hard to type in a shell
     limits = {key: given.pop(key) for key in Limits.model_fields if key in given}
     settings = own.get("settings") or {}
     if isinstance(settings, dict):
@@ -156,14 +158,14 @@ def configured(
             RSDConfig.parse(data)
         except ConfigurationError as inside:
             raise ConfigurationError(f"{source}: {inside}") from inside
-        raise error from None  # the file is right by itself: it is the command line
+        raise error from None  # the file alone is valid: the error is in the command line
 
 
 def count_of(n: int | None, every: bool, default: int | None) -> int | None:
-    """How many problems are wanted; None is all of them.
+    """The number of problems; None is all of them.
 
     Raises:
-        RSDError: Both are asked for.
+        RSDError: Both options are given.
     """
     if every and n is not None:
         raise RSDError(f"--n {n} and --all contradict each other; give one of them")
@@ -171,13 +173,13 @@ def count_of(n: int | None, every: bool, default: int | None) -> int | None:
 
 
 def check_outputs(**files: Path | Sequence[Path] | None) -> None:
-    """Try files out before hours of work go into them.
+    """Check that files can be written, before hours of work.
 
     Args:
-        files: By the name of the option; several where an option writes several.
+        files: Files by option; several if an option writes several.
 
     Raises:
-        RSDError: One cannot be written, or two options name the same one.
+        RSDError: A file cannot be written, or two options name the same one.
     """
     owners: dict[Path, str] = {}
     for option, named in files.items():
@@ -185,4 +187,4 @@ def check_outputs(**files: Path | Sequence[Path] | None) -> None:
             check_output(file, f"--{option}")
             other = owners.setdefault(file.resolve(), option)
             if other != option:
-                raise RSDError(f"--{other} and --{option} both name {file}; give each a file of its own")
+                raise RSDError(f"--{other} and --{option} both name {file}; give each its own file")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 CHECKPOINTS = ("embedded", "hf", "prm", "likelihood", "shared")
 """Kinds of specs that load a checkpoint into this process."""
 NOTHING = ("rule", "code", "confidence")
-"""Kinds without a model, or of the drafter itself."""
-GGUF_ADVICE = "Take files of fewer bits a weight or smaller models, or lower context= of the longest"
+"""Kinds without a model, or that use the drafter itself."""
+GGUF_ADVICE = "Use files with fewer bits per weight or smaller models, or lower the largest context="
 
 
 def plan(
@@ -34,11 +34,11 @@ def plan(
     ],
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16, float16, or on a CPU int8; by default what each model would run in."),
+        typer.Option(help="float32, bfloat16, float16, or on a CPU int8; by default what each model would use."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="As torch names it; by default a GPU where there is one.")] = None,
+    device: Annotated[str | None, typer.Option(help="As torch names it; by default a GPU if there is one.")] = None,
 ) -> None:
-    """Say whether models fit into a device's memory together, before any is loaded.
+    """Check whether models fit into a device's memory together, before any is loaded.
 
     Example: `rsd plan hf:./draft prm:./reward hf:./target --device cuda --dtype bfloat16`
     """
@@ -56,7 +56,7 @@ def plan(
     memory, where, models = _checkpoints(checkpoints, dtype, device)
     sizes = memory.weight_bytes(models, where)
     total, room = memory.total_memory(where), memory.free_memory(where)
-    if where.type == "cpu":  # one memory for all
+    if where.type == "cpu":  # both share its memory
         models, sizes = [*models, *on_machine], [*sizes, *own]
     elif on_machine:
         _show(on_machine, own, machine_memory())
@@ -70,12 +70,12 @@ def _show(models: list[ModelMemory], weights: list[float], total: float) -> None
     table = Table(
         "model",
         "weights",
-        "cache a\ntoken",
+        "cache per\ntoken",
         "context",
         "sequences\nin the\ncache's\nshare",
-        *(["logits of\na step"] if logits else []),
+        *(["logits\nper step"] if logits else []),
     )
-    table.columns[0].overflow = "fold"  # a spec cut short names nothing
+    table.columns[0].overflow = "fold"  # a truncated spec would be useless
     for one, size in zip(models, weights, strict=True):
         table.add_row(
             plain(one.name),
@@ -94,7 +94,7 @@ def _fit(models: list[ModelMemory], weights: list[float], room: float, where: st
 
 
 def _models(spec: str) -> Iterator[tuple[str, str, str]]:
-    """The models behind a spec of this process, those of specs inside included: their form, place and spec."""
+    """The models behind a spec of this process, including those of nested specs: their form, place and spec."""
     backend, rest = parse_spec(spec)
     if backend.nested:
         for part in parts_of(rest):
@@ -105,17 +105,17 @@ def _models(spec: str) -> Iterator[tuple[str, str, str]]:
         yield "checkpoint", rest, spec
     elif backend.kind not in NOTHING:
         known = ", ".join((*CHECKPOINTS, "gguf"))
-        raise SpecError(f"{masked(spec)} runs elsewhere and takes no memory here; give specs of {known}")
+        raise SpecError(f"{masked(spec)} runs elsewhere and needs no memory here; give specs of {known}")
 
 
 def _loaded_as(rest: str, spec: str) -> tuple[Any, ...]:
-    """What a checkpoint is loaded by: one that plays two roles alike is loaded once, but for a reward model's body."""
+    """The key of a checkpoint: one in two similar roles is loaded once, except for a reward model's body."""
     kind, options = parse_spec(spec)[0].kind, options_of(spec)
     return rest, options.get("dtype"), kind == "prm", kind == "embedded", str(_exits(options))
 
 
 def _gguf(files: list[tuple[str, str]]) -> list[ModelMemory]:
-    """What GGUF files will take, with the specs that name them; those of one file share weights."""
+    """The memory that GGUF files will need, with the specs that name them; models from one file share weights."""
     if not files:
         return []
     try:
@@ -135,7 +135,7 @@ def _gguf(files: list[tuple[str, str]]) -> list[ModelMemory]:
 
 
 def _options(spec: str, kind: type[Options]) -> Options:
-    """How a file is run; reward models are run in a way of their own."""
+    """How a file is run; reward models are run differently."""
     given = {name: value for name, value in options_of(spec).items() if name in kind.__slots__}
     reward_model = parse_spec(spec)[0].kind == "prm"
     return kind(**given, exact=reward_model, beyond_training=reward_model)
@@ -144,7 +144,7 @@ def _options(spec: str, kind: type[Options]) -> Options:
 def _checkpoints(
     specs: dict[tuple[Any, ...], str], dtype: str | None, device: str | None
 ) -> tuple[Any, torch.device, list[ModelMemory]]:
-    """The module that knows checkpoints, where they run, and what they will take."""
+    """The modules for checkpoints, devices, and memory."""
     try:
         from rsd_integrations.huggingface import dtypes, early_exit, loading, memory
     except ModuleNotFoundError as error:

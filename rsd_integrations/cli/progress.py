@@ -1,4 +1,4 @@
-"""How far an evaluation or a batch is: a bar with the time that is left, or lines where there is no terminal."""
+"""The progress of an evaluation or a batch: a bar with the time left, or lines without a terminal."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rsd_integrations.cli.terminal import plain
 from rsd_integrations.cli.waits import WaitingLine, Waits
 from rsd_integrations.display.reading import duration
 
-if TYPE_CHECKING:  # a command needs one of them
+if TYPE_CHECKING:  # each command needs only one of them
     from rsd_integrations.batch import Progress as BatchProgress
     from rsd_integrations.evaluation.report import Report
 
 EVERY = 60.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between lines without a terminal."""
 Show = Callable[[int, int, str], None]
-"""Takes how many there are, how many are done, and a few words on how it goes."""
+"""Called with the total, the number done, and a short status."""
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def _bar(console: Console) -> Iterator[Show]:
     progress = Progress(*bar, *words, console=console, speed_estimate_period=600)  # an answer may take minutes
 
     def show(total: int, completed: int, live: str) -> None:
-        if not progress.tasks:  # nothing is drawn before there is something to tell
+        if not progress.tasks:  # draw nothing before there is something to show
             progress.start()
             progress.add_task("")
         progress.update(progress.task_ids[0], total=total, completed=completed, description=escape(visible(live)))
@@ -76,7 +76,7 @@ def _lines(console: Console) -> Show:
 
 @contextlib.contextmanager
 def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report], None]]:
-    """How far an evaluation is, with each method's live accuracy and savings."""
+    """The progress of an evaluation, with each method's accuracy and savings so far."""
     with _progress(console) as show:
 
         def update(report: Report) -> None:
@@ -87,7 +87,7 @@ def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report],
 
 @contextlib.contextmanager
 def batch_progress(console: Console) -> Iterator[Callable[[BatchProgress], None]]:
-    """How far a batch is, with what failed or was degraded so far."""
+    """The progress of a batch, with the numbers of failed and degraded problems so far."""
     with _progress(console) as show:
 
         def update(counts: BatchProgress) -> None:
@@ -101,7 +101,7 @@ def batch_progress(console: Console) -> Iterator[Callable[[BatchProgress], None]
 def _live(report: Report, name: str) -> str:
     method, alone = report.methods[name], report.methods[report.reference]
     if not method.n:
-        return f"{name} …"  # not begun
+        return f"{name} …"  # not begun yet
     label = name if method.accuracy is None else f"{name} {method.accuracy:.3f}"
     if name != report.reference and alone.n and method.flops_paper and alone.flops_paper:
         label += f" ({alone.flops_paper / alone.n / (method.flops_paper / method.n):.1f}x)"

@@ -1,4 +1,4 @@
-"""`rsd run`: one problem, watched as it happens."""
+"""`rsd run`: one problem, shown as it is solved."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ from rsd_integrations.output_files import write_output
 from rsd_integrations.role_faults import RoleFaults
 
 DEMO_SEED = 2
-"""Draws the default problem: a held-out one in which a draft is replaced."""
+"""Seed of the default problem: a held-out one in which a draft is replaced."""
 
 
 def run(
-    question: Annotated[str | None, typer.Argument(help="What to solve; an embedded problem by default.")] = None,
+    question: Annotated[str | None, typer.Argument(help="The problem; by default one of the embedded task.")] = None,
     draft: Draft = None,
     target: TargetSpec = None,
     verifier: VerifierSpec = None,
     policy: PolicyText = None,
     method: MethodText = None,
     temperature: Temperature = None,
-    seed: Annotated[int | None, typer.Option(help="Draws the default problem and the random numbers.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the default problem and the random numbers.")] = None,
     delimiter: Delimiter = None,
     max_tokens: MaxTokens = None,
     max_thought_tokens: MaxThoughtTokens = None,
@@ -64,12 +64,12 @@ def run(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="System prompt for a question of your own. By default the one that asks for steps and a final answer "
-            "in \\boxed{}, as in the paper; the embedded models, which know none, get none. '' is none.",
+            help="System prompt for your own question. By default one that asks for steps and a final answer "
+            "in \\boxed{}, as in the paper; none for the embedded models, trained without one. '' is none.",
         ),
     ] = None,
     thoughts: Annotated[
-        bool, typer.Option("--thoughts", help="Show thoughts whole, not folded into a line; in the page as well.")
+        bool, typer.Option("--thoughts", help="Show whole thoughts, not folded into a line; also on the page.")
     ] = False,
 ) -> None:
     """Solve one problem and watch it happen, step by step.
@@ -91,7 +91,7 @@ def run(
     )
     item = next(problems("test", DEMO_SEED if seed is None else seed)) if question is None else None
     asked = item.question if item is not None else str(question)
-    as_prompt(asked)  # a mistake is told before any model is loaded
+    as_prompt(asked)  # reports a mistake before any model is loaded
     if system is None:
         system = "" if item is not None or _know_no_system_prompt(rsd_config) else STEP_BY_STEP
     prompt = as_prompt([("system", system), ("user", asked)] if system else asked)
@@ -100,7 +100,7 @@ def run(
     terminal = Terminal()
     view = None if as_json else RunView(terminal, asked, reference, thoughts=thoughts)
     waits = Waits(terminal if view is not None and terminal.is_terminal else Terminal(stderr=True))
-    with resumable(lambda: "A single run keeps nothing; run again"), view or contextlib.nullcontext(), waits:
+    with resumable(lambda: "A single run saves nothing; run again"), view or contextlib.nullcontext(), waits:
         with without_collection():
             decoder = rsd_config.build()
         with decoder:
@@ -118,13 +118,13 @@ def run(
                         from rsd_integrations.display import to_html
 
                         write_output(html, to_html(result, decoder, thoughts=thoughts))
-    if html is not None and html.is_file():  # and no pipe
+    if html is not None and html.is_file():  # not a pipe
         say(f"written to {html}")
     faults = RoleFaults()
     faults.add(result)
-    end_if_idle(faults.never_worked, "Put it right, then run again")
+    end_if_idle(faults.never_worked, "Fix the cause, then run again")
 
 
 def _know_no_system_prompt(config: RSDConfig) -> bool:
-    """Whether a model was trained without one, or is scripted."""
+    """Whether a model was trained without a system prompt, or is scripted."""
     return any(spec.startswith(("embedded", "scripted")) for spec in (config.drafter, config.target))

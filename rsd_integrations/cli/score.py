@@ -1,4 +1,4 @@
-"""`rsd score` and `rsd eval --task processbench`: what a verifier thinks of given solutions."""
+"""`rsd score` and `rsd eval --task processbench`: a verifier on given solutions."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def score(
         typer.Option(
             "--splitter",
             metavar="HOW",
-            help="What a `solution` is cut by: blank_line, line, sentence, words, marked (Step 1: …), marked:PATTERN, "
-            "a splitter of a package, or a text between steps. `steps` stay as they are.",
+            help="Where to cut a `solution`: blank_line, line, sentence, words, marked (Step 1: …), marked:PATTERN, "
+            "a splitter of a package, or a text between steps. `steps` are not cut.",
         ),
     ] = "blank_line",
-    explain: Annotated[bool, typer.Option("--explain", help="Show what is read, and where the score is.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show what is read, and where the scores are.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per solution.")] = False,
     strict: Strict = False,
 ) -> None:
-    """Score the steps of given solutions by any verifier.
+    """Score the steps of given solutions with any verifier.
 
     Example: `rsd score solutions.jsonl --verifier prm:Qwen/Qwen2.5-Math-PRM-7B --explain`
     """
@@ -65,12 +65,12 @@ def score(
     entries = read_solutions(file, by) if strict else read_entries(file, by)
     model = load_judge(verifier)
     if explain and not isinstance(model, Explains):
-        raise RSDError(f"{verifier} cannot show what it reads; leave --explain out")
+        raise RSDError(f"{verifier} cannot show what it reads; remove --explain")
     errors: list[str | None] = []
 
     def resume() -> str:
         return (
-            f"{len(errors)} of {len(entries)} solutions are printed; to go on, give the others, from entry "
+            f"{len(errors)} of {len(entries)} solutions are printed; to continue, give the others, from entry "
             f"{len(errors) + 1} of {file}"
         )
 
@@ -79,22 +79,22 @@ def score(
     bad = [entry for entry in entries if isinstance(entry, BadRow)]
     failed = [error for entry, error in zip(entries, errors, strict=True) if isinstance(entry, Solution) and error]
     if failed and len(failed) + len(bad) == len(entries):
-        end_if_idle([never_worked("verifier", len(failed), failed[-1])], "Put it right, then run again")
+        end_if_idle([never_worked("verifier", len(failed), failed[-1])], "Fix the cause, then run again")
     if bad:
-        raise RSDError(f"{len(bad)} of {len(entries)} entries of {file} are no solutions; each says why; {FORM}")
+        raise RSDError(f"{len(bad)} of {len(entries)} entries of {file} are not solutions; each says why; {FORM}")
     if failed:
         raise RSDError(f"{len(failed)} of {len(entries)} solutions could not be scored; each says why")
 
 
 def load_judge(spec: str) -> Verifier:
-    """The verifier of a spec, everything that can be checked before weights are read checked first."""
+    """Load the verifier of a spec, first checking everything possible before weights are read."""
     return load(spec, role="verifier")
 
 
 async def _score(
     model: Verifier, entries: Sequence[Solution | BadRow], explain: bool, as_json: bool, errors: list[str | None]
 ) -> None:
-    """Score and show in the order of the file; what was wrong with each goes into `errors` as it comes."""
+    """Score and show in the order of the file; errors are added to `errors` as they occur."""
     terminal = Terminal()
     solutions = [entry for entry in entries if isinstance(entry, Solution)]
     try:
@@ -171,14 +171,14 @@ def _show(
 
 
 def _show_reading(console: Console, explanation: Explanation) -> None:
-    """The text that was read, and the tokens around each place of a score."""
+    """The text that was read, and the tokens around each score's position."""
     console.print(Text("        reads: ", style="dim").append(visible(repr(explanation.text)), style="cyan"))
     for at in explanation.read[-3:]:
         around = explanation.tokens[max(0, at - 3) : at + 1]
         names = " ".join(f"{id_}:{name}" for id_, name in around)
         line = f"        score: at position {at} of {len(explanation.tokens)} tokens, … {names}"
         removed = len(explanation.tokens) - explanation.kept
-        console.print(plain(line + f"; {removed} taken back" * (removed > 0), "dim"))
+        console.print(plain(line + f"; {removed} rolled back" * (removed > 0), "dim"))
 
 
 def processbench(data: Path | None, spec: str, threshold: float | None, n: int | None, out: Path | None) -> None:
@@ -198,7 +198,7 @@ def processbench(data: Path | None, spec: str, threshold: float | None, n: int |
         bar.advance(task)
 
     def resume() -> str:
-        return f"The rewards of {done} solutions are not kept, and nothing is written; run again, or with --n for fewer"
+        return f"The rewards of {done} solutions are lost, and nothing is written; run again, or with --n for fewer"
 
     with resumable(resume), Progress(console=Terminal(stderr=True), transient=True) as bar:
         task = bar.add_task("scoring", total=sum(map(len, splits.values())))
@@ -211,7 +211,7 @@ def processbench(data: Path | None, spec: str, threshold: float | None, n: int |
     written(out)
     failed = sum(split.failed for split in report.splits)
     if failed == sum(split.wrong + split.right for split in report.splits):
-        end_if_idle([never_worked("verifier", failed, report.errors[-1])], "Put it right, then run again")
+        end_if_idle([never_worked("verifier", failed, report.errors[-1])], "Fix the cause, then run again")
 
 
 def processbench_table(report: ProcessBenchReport) -> Table:

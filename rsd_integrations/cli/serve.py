@@ -33,11 +33,11 @@ from rsd_integrations.serve.config import NAME
 from rsd_integrations.serve.edge import REQUEST_ID
 
 CONNECTIONS = 65_536
-"""Files and connections that the process may have open, where the system's hard limit allows it."""
+"""Files and connections that the process may have open, if the system's hard limit allows it."""
 KEPT = 75
-"""Seconds that an idle connection is kept: longer than nginx keeps its own, which then never asks a dead one."""
+"""Seconds that an idle connection is kept: longer than in nginx, which then never uses a closed one."""
 HARD_END = 5
-"""Seconds after the end of the drain in which answers that were cut are sent."""
+"""Seconds after the end of the drain for sending answers that were cut."""
 LOG = "%(asctime)s %(levelname)s [%(request_id)s] %(message)s"
 
 
@@ -48,16 +48,16 @@ def serve(
     policy: PolicyText = None,
     method: MethodText = None,
     config: ConfigFile = None,
-    host: Annotated[str, typer.Option(help="Address to listen at. 127.0.0.1 is this machine alone.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 is this machine only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 chooses a free one.")] = 8000,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", metavar="FILE", help="Keys that clients may give, one a line.")
+        Path | None, typer.Option("--api-key-file", metavar="FILE", help="Keys that clients may use, one per line.")
     ] = None,
 ) -> None:
     """Answer clients of the OpenAI API: RSD behind a URL, streamed step by step.
 
-    `--config` takes a file with `models`, a configuration for each name, or one configuration by itself. That one, and
-    what the options alone make, is called `rsd`; without any, the embedded family is served.
+    `--config` takes a file with `models`, a configuration for each name, or a single configuration. A single one, or
+    one from options alone, is served as `rsd`; without any, it is the embedded family.
 
     Example: `rsd serve --port 8000`, then `curl http://127.0.0.1:8000/v1/models`
     """
@@ -65,7 +65,7 @@ def serve(
     served = _served(config, words, method)
     keys = _keys(api_key_file)
     if not keys and not _is_loopback(host):
-        say(f"Warning: everybody who reaches {host} may ask this server, since it has no --api-key-file", "yellow")
+        say(f"Warning: anyone who can reach {host} can use this server, since it has no --api-key-file", "yellow")
     listener = _listen(host, port)
     _allow_many_connections()
     serving = Serving(served)
@@ -87,7 +87,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which tells the app when it is told to end."""
+    """uvicorn's server, which tells the app when it is asked to end."""
 
     def __init__(self, settings: uvicorn.Config, serving: Serving) -> None:
         super().__init__(settings)
@@ -99,7 +99,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        self._captured_signals.clear()  # to have drained is a good end, and no death by the signal
+        self._captured_signals.clear()  # having drained is a success, not a death by the signal
 
 
 def _served(config: Path | None, words: dict[str, str | None], method: str | None) -> ServeConfig:
@@ -110,13 +110,13 @@ def _served(config: Path | None, words: dict[str, str | None], method: str | Non
     if "models" not in data:
         if beside := [name for name in ServeConfig.model_fields if name in data]:
             raise RSDError(
-                f"--config {config}: {beside[0]} stands beside models, and there is none: put what else the file "
-                "holds under models, by a name"
+                f"--config {config}: {beside[0]} needs models, which is missing: put the rest of the file "
+                "under models, with a name"
             )
         own = configured(data, **words, temperature=None, seed=None, source=f"--config {config}", method=method)
         return ServeConfig(models={NAME: own})
     if given:
-        raise RSDError(f"--{given[0]} is for one model, and --config {config} names several; say it there")
+        raise RSDError(f"--{given[0]} is for one model, but --config {config} names several; set it there")
     try:
         return ServeConfig.parse(data)
     except ConfigurationError as error:
@@ -124,7 +124,7 @@ def _served(config: Path | None, words: dict[str, str | None], method: str | Non
 
 
 def _allow_many_connections() -> None:
-    """Raise the soft limit on open files, which is 1,024 in most shells: a client for each is soon too many."""
+    """Raise the soft limit on open files, which is 1,024 in most shells: each client takes one."""
     if sys.platform == "win32":
         return
     import resource
@@ -136,7 +136,7 @@ def _allow_many_connections() -> None:
 
 
 def _keys(file: Path | None) -> list[str]:
-    """The keys of a file; what is wrong with it is told without them."""
+    """The keys in a file; errors do not show them."""
     if file is None:
         return []
     try:
@@ -147,7 +147,7 @@ def _keys(file: Path | None) -> list[str]:
         raise RSDError(f"--api-key-file {file} is not UTF-8") from None
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not keys:
-        raise RSDError(f"--api-key-file {file} holds no key; write one a line")
+        raise RSDError(f"--api-key-file {file} has no keys; write one per line")
     return keys
 
 
@@ -159,15 +159,15 @@ def _is_loopback(host: str) -> bool:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that is taken before models are loaded: a port in use is told at once."""
+    """A socket, bound before models are loaded, so that a port in use is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         ours = error.errno in (errno.EADDRINUSE, errno.EACCES)
         what = f"choose another {'--port' if ours else '--host'}"
-        raise RSDError(f"cannot listen at {host} port {port}: {_reason(error)}; {what}") from error
-    # asyncio does so for sockets that it makes itself; without, an answer's end waits for its client's delayed ACK.
+        raise RSDError(f"cannot listen on {host} port {port}: {_reason(error)}; {what}") from error
+    # asyncio does so for its own sockets; otherwise an answer's end waits for its client's delayed ACK.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -178,7 +178,7 @@ def _reason(error: OSError) -> str:
 
 
 def _log_to_stderr() -> None:
-    """One line for each request and each degradation, with the id of the request."""
+    """One line per request and degradation, with the id of the request."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(LOG))
     handler.addFilter(_with_request_id)

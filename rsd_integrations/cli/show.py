@@ -1,4 +1,4 @@
-"""How a run looks in a terminal."""
+"""Shows a run in a terminal."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from rsd_integrations.final_answers import final_answer
 STYLES = {"draft": "green", "target": "magenta", "rejected": "dim green", "limit": "yellow"}
 ASCII_MARKS = {"draft": "+", "target": ">", "rejected": "x", "limit": "#"}
 BAR = 8
-"""Cells of a reward's bar."""
+"""Width of a reward's bar, in characters."""
 
 
 class RunView:
     """Prints the events of one run: steps by author with their rewards, rejected drafts and thoughts folded into lines.
 
-    As a context it leaves the terminal as it was, however the run ends.
+    As a context manager, it leaves the terminal as it was, however the run ends.
 
     Args:
-        console: Where.
-        question: What is asked.
-        reference: The right answer, where it is known.
-        thoughts: Whether the steps of thoughts are shown whole.
+        console: Where to print.
+        question: The question.
+        reference: The correct answer, if known.
+        thoughts: Whether to show the steps of thoughts in full.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class RunView:
         self._whole, self._fold = thoughts, ThoughtFold(console)
         self._thresholds: dict[Kind, float | None] = {}
         self._reader = Reader()
-        self._closes: int | None = None  # the step that closes the thought, which no event of its own tells
+        self._closes: int | None = None  # the step that closes the thought, which has no event
         console.print(plain(question, "bold"))
         console.print()
 
     def attach(self, decoder: Decoder, prompt: PromptLike | None = None) -> None:
-        """Learn from what will decode the prompt, by default the question: its thresholds, and how thoughts begin."""
+        """Get the decoder's thresholds, and how thoughts begin after the prompt, by default the question."""
         prompt = as_prompt(self.question if prompt is None else prompt)
         self._thresholds, self._reader = thresholds_of(decoder), reader_of(prompt, decoder.thinking(prompt))
 
@@ -71,7 +71,7 @@ class RunView:
         self._fold.close()
 
     def show(self, event: Event) -> None:
-        """Print what an event says."""
+        """Print an event."""
         self._close_before(event.index)
         if isinstance(event, StepFinished):
             self._finished(event)
@@ -95,7 +95,7 @@ class RunView:
         self._close_before(index + 2)
 
     def _close_before(self, index: int) -> None:
-        """Show the step that closes the thought, where it comes before the given one."""
+        """Show the step that closes the thought, if it comes before the given one."""
         if self._closes is not None and self._closes < index:
             self._put("thought", self._row(self._closes, "limit", None, CLOSED, "thought"))
             self._reader, self._closes = Reader(self._reader.markers, "closed"), None
@@ -105,7 +105,7 @@ class RunView:
             row = self._row(index, record.author, record.own_reward, record.thought or MARKER, "thought")
             self._put("thought", row, record)
             return
-        if record.thought:  # and the answer, in one step
+        if record.thought:  # and the answer in the same step
             self._put("thought", self._row(index, record.author, None, record.thought, "thought"), None)
         self._put("answer", self._row(index, record.author, record.own_reward, record.content, "answer"))
 
@@ -173,7 +173,7 @@ class RunView:
 
 
 def _folded(text: str) -> str:
-    """The first line of a text, and how many follow."""
+    """The first line of a text, and the number of lines that follow."""
     first, *more = text.strip().split("\n")
     return f"{first}  (and {len(more)} more lines)" if more else first
 

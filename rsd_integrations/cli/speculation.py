@@ -1,4 +1,4 @@
-"""What token-level speculation learns beforehand: `rsd ngrams` from a corpus, `rsd corrections` from a greedy run."""
+"""Prepares token-level speculation: `rsd ngrams` from a corpus, `rsd corrections` from a greedy run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rsd_integrations.inprocess.language_model import LanguageModel
 from rsd_integrations.jsonl import read_bytes
 from rsd_integrations.output_files import write_output
 
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where it is written.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")]
 
 
 def ngrams(
@@ -32,7 +32,7 @@ def ngrams(
         ),
     ],
     model: Annotated[
-        str, typer.Option("--model", metavar="SPEC", help="Whose vocabulary it is for: a model in process.")
+        str, typer.Option("--model", metavar="SPEC", help="The model in process whose vocabulary to use.")
     ],
     out: Out,
     column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
@@ -65,12 +65,12 @@ def corrections(
     task: Annotated[str, TASK] = "embedded-dev",
     n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="Number of problems; 2000 by default.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All problems of the task.")] = False,
-    seed: Annotated[int, typer.Option(help="Draws the problems.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the problems.")] = 0,
     concurrency: Concurrency = 16,
 ) -> None:
-    """Note what a target puts in the place of a drafter's tokens, for calibrated speculative decoding (CSD).
+    """Record how a target replaces a drafter's tokens, for calibrated speculative decoding (CSD).
 
-    The problems need no answers; they are decoded greedily and without loss. Example:
+    The problems need no answers; they are decoded greedily, with exact speculation. Example:
     `rsd corrections --draft hf:DRAFTER --target hf:TARGET --task problems.jsonl -o corrections.json`, then
     `rsd run --method speculative:rule=csd:corrections.json`
     """
@@ -87,7 +87,7 @@ def corrections(
     done = 0
 
     def resume() -> str:
-        return f"What was noted of {done} problems is not kept, and nothing is written; run again with --n {done or 1}"
+        return f"The records of {done} problems are lost, and nothing is written; run again with --n {done or 1}"
 
     with resumable(resume), decoder, Progress(console=Terminal(stderr=True), transient=True) as bar:
         shown = bar.add_task("decoding", total=len(items))
@@ -107,12 +107,12 @@ def corrections(
 
 def _in_process(model: Any, spec: str) -> LanguageModel:
     if not isinstance(model, LanguageModel):
-        raise ConfigurationError(f"{spec!r} tells no token ids; name a model in process: hf:, gguf: or embedded:")
+        raise ConfigurationError(f"{spec!r} gives no token ids; name a model in process: hf:, gguf: or embedded:")
     return model
 
 
 def _texts(corpus: Sequence[Path], column: str) -> Iterator[str]:
-    """The texts of some files, one after another."""
+    """The texts of some files, in order."""
     for file in corpus:
         if file.suffix.lower() not in FILES:
             yield read_bytes(file).decode("utf-8", errors="replace")

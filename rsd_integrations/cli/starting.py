@@ -1,4 +1,4 @@
-"""Starting and ending quickly: when Python need not look for garbage."""
+"""Fast start and end: no garbage collection where there is no garbage."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """While modules are imported and models loaded: hundreds of thousands of objects, and none of them garbage."""
+    """For importing modules and loading models: hundreds of thousands of objects, none of them garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()  # nor need any later search look at them again
+        gc.freeze()  # later collections skip them too
         if enabled:
             gc.enable()

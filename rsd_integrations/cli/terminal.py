@@ -1,4 +1,4 @@
-"""The terminal: what is printed there is text, whoever wrote it."""
+"""The terminal: everything printed there is plain text, whoever wrote it."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from rsd_core.control_characters import visible
 
 
 class Terminal(Console):
-    """A console that shows the control characters of texts, and sends none but its own."""
+    """A console that shows control characters in texts, and sends only its own."""
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
-        """What is printed, piece by piece."""
+        """The output, piece by piece."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text, style, control) if control else Segment(visible(text), style)
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Somebody's text: no markup in it, and as wide as it will be seen."""
+    """Text from elsewhere: without markup, and with its displayed width."""
     return Text(visible(text), style)
 
 
 def say(line: str, style: str = "") -> None:
-    """Print a line on the error stream, as it is."""
+    """Print a line on the error stream, unchanged."""
     Terminal(stderr=True, highlight=False).print(plain(line, style), soft_wrap=True)
 
 
 def written(*files: Path | None) -> None:
-    """Say where results are."""
+    """Report where results were written."""
     for file in filter(None, files):
         Terminal().print(plain(f"written to {file}"), soft_wrap=True)
 
 
 def end_if_idle(never_worked: Iterable[str], remedy: str) -> None:
-    """End with exit code 1 where a role failed at every one of its calls, and say so in a line for each.
+    """End with exit code 1 if a role failed at every one of its calls, with one line for each.
 
     Args:
-        never_worked: What to tell of each.
+        never_worked: A message about each.
         remedy: What to do about it.
     """
     lines = list(never_worked)
@@ -56,10 +56,10 @@ def end_if_idle(never_worked: Iterable[str], remedy: str) -> None:
 
 @contextlib.contextmanager
 def resumable(how: Callable[[], str]) -> Iterator[None]:
-    """Where Ctrl-C is pressed, say what there is by then and how to go on, and end with exit code 130.
+    """On Ctrl-C, say what is saved and how to continue, and end with exit code 130.
 
     Args:
-        how: Gives the words when they are needed.
+        how: Returns the message when it is needed.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A thought in the terminal: its last steps, dimmed, while it is written, and one line once it is over."""
+"""A thought in the terminal: its last steps, dimmed, while it is being written, and one line afterwards."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rsd_integrations.cli.terminal import plain
 from rsd_integrations.display.reading import folded_thought
 
 TAIL = 5
-"""Rows of a thought that are shown while it is written."""
+"""Rows of a thought that are shown while it is being written."""
 
 
 class ThoughtFold:
-    """What is shown of a thought in place of all its steps.
+    """Shows a thought in place of all its steps.
 
     Args:
-        console: Where. Only a terminal is redrawn; elsewhere nothing but the last line is printed.
+        console: Where to print. Only a terminal is redrawn; elsewhere only the last line is printed.
     """
 
     def __init__(self, console: Console) -> None:
@@ -29,11 +29,11 @@ class ThoughtFold:
         self._live: Live | None = None
 
     def add(self, row: RenderableType, *steps: StepRecord | None) -> None:
-        """Show one more row.
+        """Show another row.
 
         Args:
-            row: Of a step, or of a rejected draft.
-            steps: What became part of the thought by it; None for a part of a step.
+            row: The row of a step, or of a rejected draft.
+            steps: The steps that it adds to the thought; None for a part of a step.
         """
         self._rows.append(row)
         self._steps += steps
@@ -43,7 +43,7 @@ class ThoughtFold:
         self._live.update(Group(self._summary, *self._rows), refresh=True)
 
     def close(self) -> None:
-        """Leave one line of the thought, if there was one."""
+        """Leave one line for the thought, if there was one."""
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -1,4 +1,4 @@
-"""What findings mean for the roles of a configuration: a verdict for each, and the spec to use."""
+"""From findings to the roles of a configuration: a verdict for each, and the spec to use."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rsd_integrations.cli.examining import Examined, models_of
 from rsd_integrations.findings import Finding
 
 STEPWISE = frozenset({"prefix", "steps", "guesses"})
-"""What only models that write step by step need."""
+"""Features that only models writing step by step need."""
 FOUND = frozenset({"profile", "tokenizer", "mode", "key_env", "template", "body", "omit"})
-"""Options that a probe finds out; all others are the user's own."""
+"""Options that a probe finds; all others are the user's own."""
 WORDS = ("digit", "yes_no")
-"""Modes of judges that read how likely words are."""
+"""Modes of judges that read probabilities of words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Verdict:
     ok: bool
     told: str
     use: str | None = None
-    """The spec to put in place of the role's own; None where that is right."""
+    """The spec to use instead of the role's own; None if that is correct."""
     turns: bool = False
-    """Whether the model writes whole turns, so that the configuration has to."""
+    """Whether the model writes whole turns, so that the configuration must ask for turns."""
 
 
 def roles_of(config: RSDConfig) -> dict[str, str]:
@@ -48,7 +48,7 @@ def verdicts(config: RSDConfig, examined: Mapping[str, Examined]) -> list[Verdic
 
 
 def to_paste(found: Sequence[Verdict]) -> dict[str, Any]:
-    """What to change in the configuration, as it is written there."""
+    """The changes to the configuration, in its own notation."""
     changes: dict[str, Any] = {}
     for one in found:
         if one.use is not None:
@@ -82,7 +82,7 @@ def _verdict(
 
 
 def _uses(spec: str) -> Iterator[tuple[str, str]]:
-    """The models of a spec, each with what it is needed for: `steps`, `words` (of judges) or `texts`."""
+    """The models of a spec, each with its purpose: `steps`, `words` (of judges) or `texts`."""
     backend, rest = parse_spec(spec)
     if not backend.nested:
         yield spec, "steps"
@@ -93,7 +93,7 @@ def _uses(spec: str) -> Iterator[tuple[str, str]]:
 
 
 def _faults(needs: str, by_turns: bool, examined: Examined) -> list[str]:
-    """What a role needs of a model and does not get."""
+    """What a role needs from a model but does not get."""
     left_out = STEPWISE if by_turns or needs != "steps" else frozenset()
     wrong = [one for one in examined.findings if one.ok is False and one.name not in left_out]
     if needs == "words" and examined.where == "server":
@@ -105,17 +105,17 @@ def _faults(needs: str, by_turns: bool, examined: Examined) -> list[str]:
 
 
 def _silent(drafter: str, examined: Mapping[str, Examined]) -> list[str]:
-    """Why a drafter does not tell how sure it is of its steps, which `confidence:` goes by."""
+    """Why a drafter does not report its confidence in its steps, which `confidence:` uses."""
     if examined[drafter].where != "server":
         return []
     if not options_of(drafter).get("logprobs"):
-        return ["the drafter does not tell how sure it is: give it logprobs=true"]
+        return ["the drafter does not report its confidence: give it logprobs=true"]
     told = [one for one in examined[drafter].findings if one.name == "log-probabilities" and not one.ok]
     return [f"the drafter's log-probabilities: {one.told}" for one in told]
 
 
 def _better(model: str, findings: Sequence[Finding]) -> tuple[str, bool]:
-    """The spec of a model with what was found out of it, and whether it writes whole turns."""
+    """The spec of a model with the options that were found, and whether it writes whole turns."""
     told = next((one.told for one in findings if one.name == "spec" and one.ok), None)
     if told is None:
         return model, False

@@ -1,4 +1,4 @@
-"""What a terminal shows while calls wait for a server that is away."""
+"""Shows in the terminal that calls are waiting for an unavailable server."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from rsd_integrations.cli.terminal import plain
 from rsd_integrations.waiting import waiting
 
 SHOWN_AFTER = 1.0
-"""Seconds: shorter waits are no matter of the user's."""
+"""Seconds: shorter waits do not concern the user."""
 _LOOK = 0.5
 
 
 def waiting_line() -> str:
-    """Such as `waiting for http://127.0.0.1:8000/v1 (12 s)`; empty where nobody waits."""
+    """Such as `waiting for http://127.0.0.1:8000/v1 (12 s)`; empty if nothing is waiting."""
     long = {url: seconds for url, seconds in waiting().items() if seconds >= SHOWN_AFTER}
     return ", ".join(f"waiting for {url} ({seconds:.0f} s)" for url, seconds in sorted(long.items()))
 
 
 class WaitingLine:
-    """The line, as it is whenever it is drawn."""
+    """The line, current whenever it is drawn."""
 
     def __rich__(self) -> Text:
         return plain(waiting_line(), "yellow")
 
 
 class Waits:
-    """Tells of waits as a context: on a terminal by a line that counts, elsewhere by one line for each outage.
+    """Context manager that reports waits: on a terminal by a line with a counter, elsewhere by one line per outage.
 
     Args:
-        console: Where.
+        console: Where to print.
     """
 
     def __init__(self, console: Console) -> None:
@@ -57,7 +57,7 @@ class Waits:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Keep out of the way of what is printed meanwhile."""
+        """Do not interfere with other output."""
         with self._lock:
             self._hide()
             yield
@@ -74,7 +74,7 @@ class Waits:
             if not self._told:
                 self._console.print(plain(line), soft_wrap=True)
         else:
-            if self._live is None:  # maybe below another one, which is drawn with it
+            if self._live is None:  # may be below another one, which is drawn with it
                 self._live = Live(WaitingLine(), console=self._console, transient=True, auto_refresh=False)
                 self._live.start()
             self._live.refresh()

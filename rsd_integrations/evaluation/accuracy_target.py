@@ -1,12 +1,12 @@
-"""The cheapest threshold that holds an accuracy target (the idea of UCCI, arXiv 2605.18796).
+"""The cheapest threshold that meets an accuracy target (the idea of UCCI, arXiv 2605.18796).
 
-The target is a share of the accuracy of the target model alone. Under a threshold an answer is the drafter's where its
-weakest step reaches the threshold, and is taken to go as the target's where it does not.
+The accuracy target is a share of the accuracy of the target model alone. Under a threshold, an answer is the drafter's
+if its weakest step reaches the threshold; otherwise it is assumed to be correct if the target's is.
 
-What is expected supposes that a drafted answer is right no less often the higher its weakest reward is (isotonic
-regression). What is kept at least does not: that regression is too hopeful at its upper end, where thresholds are. It
-is the lower end of a Bayesian bootstrap over problems (Rubin 1981), in which each problem gets a random weight, drafter
-and target staying a pair. One more drafted answer, which is wrong, stands for what was not seen, as in the exact
+The expected share assumes that drafted answers are correct no less often the higher their weakest reward is (isotonic
+regression). The lower bound does not, because that regression is too optimistic at its upper end, where thresholds are.
+It is the lower end of a Bayesian bootstrap over problems (Rubin 1981), in which each problem gets a random weight, and
+drafter and target stay paired. One additional wrong drafted answer stands for what was not seen, as in the exact
 interval of a proportion: few problems prove little.
 """
 
@@ -23,7 +23,7 @@ from rsd_core import ConfigurationError, MissingDependency
 
 Array = npt.NDArray[np.float64]
 RISK = 0.05
-"""How often the lower bound may be above the truth."""
+"""How often the lower bound may be above the true value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,37 +31,37 @@ class Graded:
     """A problem whose answer is known."""
 
     weakest: float
-    """The least reward of the drafter's steps; minus infinity where one is replaced whatever the threshold."""
+    """The lowest reward of the drafter's steps; minus infinity if one is replaced whatever the threshold."""
     draft_right: bool
     target_right: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a threshold keeps of the target's accuracy, as a share of it."""
+    """How much of the target's accuracy a threshold keeps, as a share of it."""
 
     delta: float
     expected: float
     at_least: float
-    """With a confidence of 95 %."""
+    """With 95 % confidence."""
 
 
 def kept(problems: Sequence[Graded], deltas: Sequence[float], resamples: int = 2000, seed: int = 0) -> list[Kept]:
-    """What each threshold keeps of the target's accuracy.
+    """How much of the target's accuracy each threshold keeps.
 
     Args:
         problems: Problems with known answers, drafter and target on the same ones.
         deltas: The thresholds.
         resamples: Draws of the bootstrap.
-        seed: The same seed draws the same weights.
+        seed: Equal seeds draw equal weights.
 
     Raises:
-        ConfigurationError: There are no such problems, or the target solves none of them.
+        ConfigurationError: There are no problems, or the target solves none of them.
         MissingDependency: SciPy is not installed.
     """
     if not any(problem.target_right for problem in problems):
         raise ConfigurationError(
-            f"the target solves none of {len(problems)} problems with known answers, so there is no accuracy to hold"
+            f"the target solves none of {len(problems)} problems with known answers, so there is no accuracy to keep"
         )
     ranked = sorted(problems, key=lambda problem: problem.weakest)
     levels = [problem.weakest for problem in ranked]
@@ -70,7 +70,7 @@ def kept(problems: Sequence[Graded], deltas: Sequence[float], resamples: int = 2
     first = np.searchsorted(levels, deltas)  # of the problems that reach a threshold
 
     def reaching(mass: Array) -> Array:
-        """The sum of what reaches each threshold."""
+        """The total mass of the problems that reach each threshold."""
         sums = np.cumsum(mass[..., ::-1], axis=-1)[..., ::-1]
         return np.concatenate((sums, np.zeros((*sums.shape[:-1], 1))), axis=-1)[..., first]
 
@@ -85,14 +85,14 @@ def kept(problems: Sequence[Graded], deltas: Sequence[float], resamples: int = 2
 
 
 def cheapest(curve: Sequence[Kept], share: float) -> Kept | None:
-    """The lowest threshold that holds a share of the target's accuracy.
+    """The lowest threshold that keeps a share of the target's accuracy.
 
-    Thresholds are tried from the highest on, and the first one that does not hold ends it: so that, of many that are
-    tried, one that holds by chance is as rare as with a single one (fixed-sequence testing).
+    Thresholds are tried from the highest down to the first one that fails. This way, trying many makes it no more
+    likely that one passes by chance than trying a single one (fixed-sequence testing).
 
     Args:
-        curve: What thresholds keep, in any order.
-        share: Of the target's accuracy, in (0, 1].
+        curve: How much thresholds keep, in any order.
+        share: Share of the target's accuracy, in (0, 1].
     """
     held = None
     for one in sorted(curve, key=lambda one: -one.delta):
@@ -103,10 +103,10 @@ def cheapest(curve: Sequence[Kept], share: float) -> Kept | None:
 
 
 def weakest(rewards: Sequence[float | None], *, replaced: bool) -> float:
-    """The least reward of an answer's steps.
+    """The lowest reward of an answer's steps.
 
     Args:
-        rewards: Of its steps; None where the verifier abstained.
+        rewards: Rewards of its steps; None if the verifier abstained.
         replaced: Whether a step without a reward goes to the target, whatever the threshold.
     """
     if replaced and None in rewards:
@@ -115,7 +115,7 @@ def weakest(rewards: Sequence[float | None], *, replaced: bool) -> float:
 
 
 def _isotonic(right: Array, levels: Sequence[float]) -> Array:
-    """How often a drafted answer is right, which does not fall as its weakest reward rises; ties are one."""
+    """How often a drafted answer is correct, never decreasing with its weakest reward; ties are pooled."""
     try:
         from scipy.optimize import isotonic_regression
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""What the words of an answer say: a letter, yes or no, the last number of a sentence."""
+"""Answers in words: a letter, yes or no, the last number of a sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ANOTHER = re.compile(r"\s*(?:,|/|&|\bor\b|\band\b)\s*(?:\bor\b|\band\b)?\s*(?:o
 HEDGED = re.compile(
     r"\b(?:not|or|but|though|although|however|some|maybe|perhaps|neither|nor|if)\b|n['’]t\b", re.IGNORECASE
 )
-"""Words that leave open what a sentence means."""
+"""Words that make the meaning of a sentence uncertain."""
 _NUMBER = re.compile(rf"-?\s?[$€£¥₹]?\s?(?<![\w^])(?<!\^-)(?:\d+\s+\d+/\d+|(?:{NUMERAL})(?:\s?/\s?(?:{NUMERAL}))?)")
 _ASSIGNED = re.compile(r"\b[a-zA-Z](?:_\w+)?\s*=\s*$")
 _OPEN_BEFORE = re.compile(
@@ -30,7 +30,7 @@ _OPEN_AFTER = re.compile(
 
 
 def last_number(sentence: str) -> Quantity | None:
-    """The last number of a sentence, with its unit; None where it is one of several, or a bound."""
+    """The last number of a sentence, with its unit; None if it is one of several, or a bound."""
     sentence = plain(sentence)
     found = list(_NUMBER.finditer(sentence))
     if not found:
@@ -45,13 +45,13 @@ def last_number(sentence: str) -> Quantity | None:
 
 
 def letter(reference: str) -> str | None:
-    """The letter from A to J that a right answer is, maybe in brackets; None where it is something else."""
+    """The letter from A to J, possibly in brackets, that is the correct answer; None if it is something else."""
     found = _LETTER.fullmatch(plain(reference))
     return None if found is None else str(next(filter(None, found.groups()))).upper()
 
 
 def chosen(reading: str) -> str | None:
-    """The letter at the beginning of an answer; None where there is none, or another one stands beside it."""
+    """The letter at the beginning of an answer; None if there is none, or if another one is next to it."""
     reading = plain(reading).lstrip("\"'“ ").rstrip("\"'” ")
     found = _CHOSEN.match(reading)
     if found is None:
@@ -65,7 +65,7 @@ def chosen(reading: str) -> str | None:
 
 
 def named_last(sentence: str) -> str | None:
-    """The only letter that a sentence without a mark names."""
+    """The only letter in a sentence that does not mark its answer."""
     sentence = plain(sentence)
     if HEDGED.search(sentence) or re.search(r"\b(?:wrong|incorrect|false|excluded)\b", sentence, re.IGNORECASE):
         return None
@@ -86,7 +86,7 @@ _BOTH = re.compile(rf"\b{_POLAR}\s*(?:/|,|\band\b|\bor\b|\bnor\b)\s*{_POLAR}\b",
 
 
 def polarity(reading: str, *, at_end: bool = False) -> bool | None:
-    """Whether a reading says yes or true, or no or false; None where it says neither, or both."""
+    """Whether a reading says yes or true, or no or false; None if it says neither or both."""
     reading = plain(reading)
     found = (_ENDS.search if at_end else _BEGINS.match)(reading)
     if found is None or _BOTH.search(reading):
@@ -95,4 +95,4 @@ def polarity(reading: str, *, at_end: bool = False) -> bool | None:
     said = word.lower() in TRUE
     if not any(nots):
         return said
-    return not said if word.lower() in ("true", "false") else None  # "not true" is false, "not yes" nothing
+    return not said if word.lower() in ("true", "false") else None  # "not true" is false, but "not yes" is no answer

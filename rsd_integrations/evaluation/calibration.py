@@ -1,9 +1,9 @@
-"""From rewards recorded once to what any threshold would cost and bring.
+"""The expected cost and accuracy of any threshold, from rewards recorded once.
 
-For a threshold δ the drafter's answer stands up to its first step below δ, exactly so under greedy decoding. From there
-on the answer is taken to go as the target's does, with the drafts recorded beside it: a replaced step puts the answer
-where the target would be. A step without a reward goes as `Settings.on_abstain` says, whatever the threshold. This is
-an estimate, and `rsd eval` checks it.
+For a threshold δ, the drafter's answer is kept up to its first step below δ; under greedy decoding, this is exact. From
+there on, the answer is assumed to go as the target's does, with the drafts recorded along it: a replaced step puts the
+answer where the target would be. `Settings.on_abstain` decides about a step without a reward, whatever the threshold.
+This is an estimate; `rsd eval` checks it.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from rsd_integrations.output_files import write_output
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a threshold is expected to cost and bring, with 95 % intervals over problems like these (bootstrap)."""
+    """A threshold's expected cost and accuracy, with 95 % intervals over problems like these (bootstrap)."""
 
     delta: float | None
-    """None of a model alone."""
+    """None for a model alone."""
     target_share: float
     target_share_ci95: Interval
     flops: float | None
     """Per problem, everything charged."""
     flops_ci95: Interval | None
     flops_paper: float | None
-    """The same by the paper's convention."""
+    """The same, by the paper's convention."""
     flops_paper_ci95: Interval | None
     accuracy: float | None
     accuracy_ci95: Interval | None
@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The recording, and what follows from it."""
+    """The recording, and the estimates from it."""
 
     problems: tuple[Recorded, ...]
     charged: Rates
@@ -62,12 +62,12 @@ class Calibration:
     paper: Rates
     """Per step, by the paper's convention."""
     on_abstain: Literal["target", "accept"] = "target"
-    """What becomes of a draft without a reward."""
+    """What happens to a draft without a reward."""
     left_out: tuple[LeftOut, ...] = ()
     """Problems that could not be recorded."""
 
     def row(self, delta: float) -> Row:
-        """What the threshold δ is expected to cost and bring."""
+        """The expected cost and accuracy of the threshold δ."""
         counts = [self._count(problem, delta) for problem in self.problems]
         sums = bootstrap(counts, resamples=2000)
         total, n = np.asarray(counts).sum(axis=0), len(counts)
@@ -92,7 +92,7 @@ class Calibration:
         )
 
     def alone(self, role: Literal["drafter", "target"]) -> Row:
-        """What a model alone costs and brings, with the drafter's cost without a verifier."""
+        """Cost and accuracy of a model alone; the drafter's cost is without a verifier."""
         counts: list[tuple[float, ...]] = []
         for one in self.problems:
             right = one.draft_right if role == "drafter" else one.target_right
@@ -121,13 +121,13 @@ class Calibration:
 
     @cached_property
     def curve(self) -> list[Row]:
-        """Thresholds from the drafter alone to nearly the target alone: quantiles of the rewards, and an even grid."""
+        """Thresholds from the drafter alone to almost the target alone: quantiles of the rewards, and an even grid."""
         rewards = [r for problem in self.problems for r in (*problem.drafted, *problem.beside) if r is not None]
         deltas = (*np.quantile(rewards, np.linspace(0, 1, 41)), *np.linspace(0, 1, 21))
         return [self.row(delta) for delta in sorted({round(float(delta), 6) for delta in deltas})]
 
     def share(self, policy: WeightingPolicy) -> float:
-        """The share of steps that a policy without memory is expected to send to the target."""
+        """The expected share of steps that a policy without memory sends to the target."""
         steps = replaced = 0.0
         for problem in self.problems:
             length, by_target = _expected(problem, lambda reward: self._accepts(reward, policy.weight))
@@ -137,10 +137,10 @@ class Calibration:
     def cheapest(self) -> BinaryStep:
         """The cheapest threshold that is expected to be no less accurate than the target alone.
 
-        Of many thresholds the one that looks best by chance would win, so the expected difference has to be at least
-        its own standard error, or there is no difference at all. Of the good thresholds whose cost cannot be told from
-        the cheapest one's (by the interval of the target's share), the middle one is taken. Where answers are not
-        known, or no threshold is that good, it is the one that sends a fifth of the steps to the target.
+        Among many thresholds, the one that looks best by chance would win. Therefore the expected difference must be
+        at least its own standard error, unless there is no difference at all. Of the good thresholds whose cost is
+        indistinguishable from the cheapest one's (by the interval of the target's share), the middle one is taken. If
+        answers are unknown, or no threshold is that good, it is the one that sends a fifth of the steps to the target.
         """
         curve = self.curve
         good = [row for row in curve if row.accuracy is not None and self._surplus(_threshold(row)) >= 0]
@@ -153,10 +153,10 @@ class Calibration:
 
     @cached_property
     def kept(self) -> list[Kept]:
-        """What the thresholds of the curve keep of the target's accuracy, at least and by expectation.
+        """How much of the target's accuracy the thresholds of the curve keep, at least and as expected.
 
         Raises:
-            ConfigurationError: No answer is known, or the target solves none of the problems.
+            ConfigurationError: No answer is known, or the target solves no problem.
         """
         replaced = self.on_abstain == "target"
         graded = [
@@ -171,50 +171,50 @@ class Calibration:
         return kept(graded, [_threshold(row) for row in self.curve])
 
     def holding(self, accuracy: float) -> Kept:
-        """The cheapest threshold that keeps a share of the target's accuracy, with a confidence of 95 %.
+        """The cheapest threshold that keeps a share of the target's accuracy, with 95 % confidence.
 
         Args:
             accuracy: The share, in (0, 1]: 0.98 is 98 % of what the target alone would solve.
 
         Raises:
-            ConfigurationError: The share is out of its range, or there is no accuracy to hold.
-            RunError: No threshold holds it.
+            ConfigurationError: The share is out of range, or there is no accuracy to keep.
+            RunError: No threshold keeps it.
         """
         if not 0 < accuracy <= 1:
-            raise ConfigurationError(f"accuracy={accuracy}: a share of the target's accuracy, in (0, 1]")
+            raise ConfigurationError(f"accuracy={accuracy}: must be a share of the target's accuracy, in (0, 1]")
         saving = [one for one, row in zip(self.kept, self.curve, strict=True) if self._saves(row)]
         if not saving:
             raise RunError(
                 f"no threshold of {len(self.curve)} is expected to cost less than the target alone on these "
-                f"{len(self.problems)} problems: let it write alone (always_target), or take cheaper models beside it"
+                f"{len(self.problems)} problems: use it alone (always_target), or a cheaper drafter and verifier"
             )
         held = cheapest(saving, accuracy)
         if held is None:
             safest = max(saving, key=lambda one: one.at_least)
             graded = sum(one.target_right is not None for one in self.problems)
             raise RunError(
-                f"no threshold keeps {accuracy:.1%} of the target's accuracy with a confidence of 95 % and saves "
+                f"no threshold keeps {accuracy:.1%} of the target's accuracy with 95 % confidence and saves "
                 f"anything, on {graded} problems with known answers: δ = {safest.delta:.4g} is expected to keep "
                 f"{safest.expected:.1%}, and at least {safest.at_least:.1%}. Record more problems, ask for less, or "
-                "let the target write alone (always_target)"
+                "use the target alone (always_target)"
             )
         return held
 
     def _saves(self, row: Row) -> bool:
-        """Whether a threshold is expected to cost less than the target alone; where sizes are unknown, in its steps."""
+        """Whether a threshold is expected to cost less than the target alone: in its steps if sizes are unknown."""
         if row.flops is None or self.charged.token is None:
             return row.target_share < 1
         tokens = sum(problem.read + sum(problem.sizes) for problem in self.problems)
         return row.flops < self.charged.token * tokens / len(self.problems)
 
     def _surplus(self, delta: float) -> float:
-        """Expected accuracy minus the target's, less one standard error of that difference."""
+        """Expected accuracy minus the target's, minus one standard error of that difference."""
         graded = [problem for problem in self.problems if problem.target_right is not None]
         gaps = [self._count(problem, delta)[4] - bool(problem.target_right) for problem in graded]
         return float(np.mean(gaps) - np.std(gaps, ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else min(gaps)
 
     def budget(self, target_rate: float) -> BudgetAware:
-        """A budget-aware policy that begins with what was recorded."""
+        """A budget-aware policy that starts from the recorded rewards."""
         near = _threshold(min(self.curve, key=lambda row: abs(row.target_share - target_rate)))
         rewards = [reward for problem in self.problems for reward in self._seen(problem, near) if reward is not None]
         start = np.quantile(rewards, np.linspace(0, 1, 101), method="nearest")
@@ -240,7 +240,7 @@ class Calibration:
         return float(self.on_abstain == "accept") if reward is None else weight(reward)
 
     def _count(self, problem: Recorded, delta: float) -> tuple[float, ...]:
-        """Steps, replaced ones, tokens the target computes and writes; whether it is right, and that is known."""
+        """Steps, replaced ones, tokens the target computes and writes; whether it is correct, and that is known."""
         known = problem.target_right is not None
         first = next((i for i, reward in enumerate(problem.drafted) if self._rejects(reward, delta)), None)
         if first is None:
@@ -253,7 +253,7 @@ class Calibration:
         return steps, max(1, len(low)), computed, written, bool(problem.target_right), known
 
     def _seen(self, problem: Recorded, delta: float) -> tuple[float | None, ...]:
-        """Rewards of the drafts that are expected to be seen under a threshold."""
+        """Rewards of the drafts that are expected under a threshold."""
         for i, reward in enumerate(problem.drafted):
             if self._rejects(reward, delta):
                 return problem.drafted[: i + 1] + problem.beside[i + 1 :]
@@ -261,7 +261,7 @@ class Calibration:
 
 
 def _threshold(row: Row) -> float:
-    assert row.delta is not None  # those of the curve have one
+    assert row.delta is not None  # rows of the curve have one
     return row.delta
 
 
@@ -284,7 +284,7 @@ def calibrate(
     concurrency: int = 16,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Calibration:
-    """Record what thresholds need to be known by.
+    """Record what is needed to compare thresholds.
 
     Args:
         decoder: Models and settings; its policy is not used. Problems in which one of the models fails are left out.
@@ -293,7 +293,7 @@ def calibrate(
         progress: Called with the number of problems that are done.
 
     Raises:
-        RunError: A role failed too often, or the verifier never gave a reward; it says which, how often, and why.
+        RunError: A role failed too often, or the verifier never gave a reward; says which, how often, and why.
     """
     recording = record(decoder, items, concurrency=concurrency, progress=progress)
     return Calibration(
@@ -302,7 +302,7 @@ def calibrate(
 
 
 def plot(calibration: Calibration, file: Path) -> None:
-    """Draw the target's share, the expected cost and, where answers are known, the accuracy against the threshold."""
+    """Plot the target's share, the expected cost and, if answers are known, the accuracy against the threshold."""
     check_format(file)
     curve = calibration.curve
     labels = {
@@ -325,6 +325,6 @@ def plot(calibration: Calibration, file: Path) -> None:
 
 
 def write_policy(policy: WeightingPolicy, file: Path) -> None:
-    """Write a policy file, which every `policy` option reads."""
+    """Write a policy file, which every `policy` option accepts."""
     data = {"version": __version__, **policy.model_dump(mode="json")}
     write_output(file, json.dumps(data, indent=1) + "\n")

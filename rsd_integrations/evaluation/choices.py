@@ -16,11 +16,11 @@ def options(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     """The options of a row: in several columns, or as a list in one.
 
     Raises:
-        ConfigurationError: A column is missing, or a single one holds no list.
+        ConfigurationError: A column is missing, or a single one does not hold a list.
     """
     missing = [column for column in columns if row.get(column) is None]
     if missing:
-        raise ConfigurationError(f"a row has no {missing[0]!r} for its choices; it has {', '.join(row)}")
+        raise ConfigurationError(f"a row has no column {missing[0]!r} for its choices; it has {', '.join(row)}")
     if len(columns) > 1:
         return [str(as_written(row[column])) for column in columns]
     listed = row[columns[0]]
@@ -30,12 +30,12 @@ def options(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
         except (ValueError, SyntaxError):
             listed = None
     if not isinstance(listed, list | tuple):
-        raise ConfigurationError(f"{row[columns[0]]!r:.80} in the column {columns[0]!r} is no list of choices")
+        raise ConfigurationError(f"{row[columns[0]]!r:.80} in the column {columns[0]!r} is not a list of choices")
     return [str(as_written(option)) for option in listed]
 
 
 def with_choices(question: str, options: list[str], answer: Any, shuffle: bool) -> tuple[str, str | None]:
-    """The question with lettered options (the paper's form), and the letter of the right one."""
+    """The question with lettered options (as in the paper), and the letter of the correct one."""
     right = None if as_written(answer) is None else _right_option(options, answer)
     order = list(range(len(options)))
     if shuffle:
@@ -45,7 +45,7 @@ def with_choices(question: str, options: list[str], answer: Any, shuffle: bool) 
 
 
 def _right_option(options: list[str], answer: Any) -> int:
-    """Which of the options an answer means: by number from 0, by letter, or as it is written."""
+    """Which option an answer means: by number from 0, by letter, or by its text."""
     text = str(as_written(answer)).strip()
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
         return answer
@@ -56,5 +56,5 @@ def _right_option(options: list[str], answer: Any) -> int:
     if text.isdecimal() and int(text) < len(options):  # a number in a cell of CSV
         return int(text)
     raise ConfigurationError(
-        f"the answer {answer!r} is none of the choices {', '.join(options)!r:.200}, nor a letter or a number from 0"
+        f"the answer {answer!r} is not one of the choices {', '.join(options)!r:.200}, nor a letter or a number from 0"
     )

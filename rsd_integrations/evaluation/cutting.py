@@ -1,4 +1,4 @@
-"""Solutions that are not in steps, cut into steps before they are scored."""
+"""Cuts solutions into steps before they are scored."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression ({error})") from error
+        raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
     return pattern
 
 
 class Marked(Splitter):
-    r"""A step begins with a mark: with what a regular expression matches, by default `Step 1:` at the start of a line.
+    r"""A step begins with a mark: whatever a regular expression matches, by default `Step 1:` at the start of a line.
 
-    What comes before the first mark is a step of its own. The mark is part of its step.
+    Text before the first mark is a separate step. The mark is part of its step.
     """
 
     kind: Literal["marked"] = "marked"
     pattern: Annotated[str, AfterValidator(_compiles)] = r"^[ \t]*(?:#+[ \t]*)?(?:\*\*)?Step \d+[:.]"
-    """`^` is the start of a line."""
+    """`^` matches the start of a line."""
 
     def end(self, text: str) -> int | None:
         own = len(text) - len(text.lstrip())
@@ -40,34 +40,34 @@ class Marked(Splitter):
 
 
 def parse_splitter(text: str) -> str | Splitter:
-    """What cuts solutions, from text: all that `parse_delimiter` knows, and `marked` or `marked:PATTERN`.
+    """Parse what cuts solutions: everything that `parse_delimiter` accepts, and `marked` or `marked:PATTERN`.
 
     Raises:
-        ConfigurationError: It is empty, a pattern that is none, or the name of a splitter in other letters.
+        ConfigurationError: It is empty, an invalid pattern, or a misspelt splitter.
     """
     name, _, pattern = text.partition(":")
     if name == MARKED:
         try:
             return Marked(pattern=pattern) if pattern else Marked()
         except ValidationError as error:
-            raise ConfigurationError(f"{text!r} is no valid splitter: {explain(error)}") from error
+            raise ConfigurationError(f"{text!r} is not a valid splitter: {explain(error)}") from error
     parsed = parse_delimiter(text)
     if parsed == text and text.isidentifier() and (near := nearest(text, (MARKED, *NAMED, *SPLITTERS))):
         raise ConfigurationError(
-            f"{text!r} is no splitter, did you mean {near!r}? A text that stands between steps is written as the "
-            "solutions have it, white space included"
+            f"{text!r} is not a splitter; did you mean {near!r}? A text between steps is written exactly as in the "
+            "solutions, white space included"
         )
     return parsed
 
 
 def cut(solution: str, delimiter: str | Splitter = "\n\n") -> list[str]:
-    """The steps of a solution, without the blank lines around them; by default what stands between blank lines.
+    """The steps of a solution, without the blank lines around them; by default cut at blank lines.
 
-    A marker of a thought is no step: it stays with the text inside of it.
+    A thought's marker is not a step: it stays with the text inside the thought.
 
     Args:
-        solution: A thought stands in its markers.
-        delimiter: A text that stands between steps, and is none of theirs; or a splitter.
+        solution: The text; a thought is within its markers.
+        delimiter: A text between steps, which is not part of them; or a splitter.
     """
     parts: list[str] = []
     reader, lead = Reader(), ""
@@ -86,7 +86,7 @@ def cut(solution: str, delimiter: str | Splitter = "\n\n") -> list[str]:
 
 
 def _pieces(solution: str, delimiter: str | Splitter) -> Iterator[str]:
-    """The pieces that a splitter gives, without the lines between them and the space where a line was cut."""
+    """The pieces from a splitter, without the lines between them and the space where a line was cut."""
     cutter, rest, before = splitter(delimiter), solution, "\n"
     assert cutter is not None
     while rest:

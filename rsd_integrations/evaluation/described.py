@@ -16,7 +16,7 @@ def described(config: RSDConfig) -> dict[str, str]:
 
 
 def _in_words(policy: Mapping[str, Any]) -> str:
-    """A policy as `--policy` takes it, long values left out: `first_steps:2/binary_step:0.7`."""
+    """A policy as `--policy` accepts it, without long values: `first_steps:2/binary_step:0.7`."""
     own = {name: value for name, value in policy.items() if name not in ("kind", "then", "version")}
     short = {name: value for name, value in own.items() if value is not None and not isinstance(value, list | dict)}
     values = [str(value) for value in short.values()] if len(own) == 1 else [f"{n}={v}" for n, v in short.items()]

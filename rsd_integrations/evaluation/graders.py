@@ -1,4 +1,4 @@
-"""Graders: whether a text answers a problem rightly. Other packages add theirs in the group `rsd.graders`."""
+"""Graders: whether a text answers a problem correctly. Other packages add theirs in the group `rsd.graders`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from rsd_integrations.evaluation.quantities import quantity
 from rsd_integrations.final_answers import SEARCHED, boxed, last_sentence, stated
 
 Grader = Callable[[str, str], bool]
-"""From the reference and a model's whole text to whether the text is right."""
+"""From the reference and a model's whole text to whether the text is correct."""
 BEGINNING = 200
-"""Characters at the beginning of a text in which a letter or a yes is looked for, where nothing marks the answer."""
+"""Characters at the beginning of a text in which to look for a letter or a yes if nothing marks the answer."""
 _MATHS = re.compile(r"\\(?!text|mathrm|textbf|mbox)[a-zA-Z]+|[\^_=<>+*/|\-(){}\[\]!√π∞≤≥±∪∩∈]|\d")
 _OPERATION = re.compile(r"[\^+*/(|!√π=-]|\\[a-zA-Z]+")
 _BOUND = re.compile(r"[<>≤≥≠±]|\\(?:leq?|geq?|lt|gt|neq?|pm|mp|text|mathrm|textbf|mbox)(?![a-zA-Z])")
@@ -39,15 +39,15 @@ _COPULA = re.compile(r"(?:\b(?:is|are|was|were)\b|[:=])\s*", re.IGNORECASE)
 
 
 def auto(reference: str, text: str) -> bool:
-    """Whether the text is right by the grader that the reference asks for, see `kind_of`."""
+    """Whether the text is correct by the grader that fits the reference, see `kind_of`."""
     return GRADERS[kind_of(reference)](reference, text)
 
 
 def kind_of(reference: str) -> str:
-    """The name of the grader that fits a right answer, by its content.
+    """The name of the grader that fits a correct answer, by its content.
 
-    `yes_no` for yes, no, true and false; `choice` for one letter from A to J, maybe in brackets; `number` for a number,
-    maybe with a unit; `math` for other mathematics; `text` for everything else.
+    `yes_no` for yes, no, true and false; `choice` for one letter from A to J, possibly in brackets; `number` for a
+    number, possibly with a unit; `math` for other mathematics; `text` for everything else.
     """
     if squeezed(reference) in (*TRUE, *FALSE):
         return "yes_no"
@@ -60,16 +60,16 @@ def kind_of(reference: str) -> str:
 
 
 def exact(reference: str, text: str) -> bool:
-    r"""Whether the content of `\boxed{…}`, or the whole text where there is none, is the reference to the letter."""
+    r"""Whether the content of `\boxed{…}`, or the whole text if there is none, is exactly the reference."""
     answer = boxed(text)
     return (text if answer is None else answer).strip() == reference.strip()
 
 
 def number(reference: str, text: str) -> bool:
-    """Whether the text's number is the reference's, and its unit none or the same, see `Quantity.equals`.
+    """Whether the text's number is the reference's, without a unit or with the same one, see `Quantity.equals`.
 
-    Where the text marks no answer, it is the last number of the last sentence. An answer that is an expression is
-    worked out by math-verify.
+    If the text marks no answer, it is the last number of the last sentence. An answer that is an expression is
+    evaluated by math-verify.
     """
     gold = quantity(reference)
     if gold is None:
@@ -110,7 +110,7 @@ def yes_no(reference: str, text: str) -> bool:
 
 
 def math(reference: str, text: str) -> bool:
-    """Whether the answers are mathematically equal, by math-verify, in another process and with a limit on its time."""
+    """Whether the answers are mathematically equal, by math-verify, in another process with a time limit."""
     readings = [_undelimited(reading) for reading in stated(text)]
     if any(_spaceless(reading) == _spaceless(reference) for reading in readings or [text]):
         return True
@@ -121,7 +121,7 @@ def math(reference: str, text: str) -> bool:
 
 
 def words(reference: str, text: str) -> bool:
-    r"""Whether the text's answer is the reference but for case, articles, punctuation and `\text{…}` around it."""
+    r"""Whether the text's answer is the reference, except for case, articles, punctuation and `\text{…}` around it."""
     gold = squeezed(reference)
     readings = stated(text)
     if not readings:
@@ -144,7 +144,7 @@ def _spaceless(maths: str) -> str:
 
 
 def _is_maths(reading: str) -> bool:
-    """Whether a reading holds no prose, which symbolic mathematics would take for products of letters."""
+    """Whether a reading contains no prose, which symbolic mathematics would read as products of letters."""
     return re.search(r"[^\W\d_]{2,}", _FUNCTIONS.sub(" ", reading)) is None
 
 
@@ -158,7 +158,7 @@ def _verified(reference: str, text: str) -> bool:
 
 
 def require_math_verify() -> None:
-    """Find out whether the grader `math` works, before anything is computed.
+    """Check that the grader `math` is available, before anything is computed.
 
     Raises:
         MissingDependency: math-verify is not installed.
@@ -168,10 +168,10 @@ def require_math_verify() -> None:
 
 
 def _of_package(plugin: Plugin) -> Grader:
-    """A package's grader, which names it where it goes wrong."""
+    """A package's grader, named in its errors."""
     grader = plugin.load()
     if not callable(grader):
-        raise ConfigurationError(f"{plugin}: {plugin.value} is {grader!r} and no function of a reference and a text")
+        raise ConfigurationError(f"{plugin}: {plugin.value} is {grader!r}, not a function of a reference and a text")
     return partial(grade_elsewhere, plugin.value, f"the grader {plugin}")
 
 
@@ -181,4 +181,4 @@ GRADERS: Registry[Grader] = Registry(
     {"auto": auto, "number": number, "choice": choice, "yes_no": yes_no, "math": math, "text": words, "exact": exact},
     _of_package,
 )
-"""`grade(reference, text)` by name, those of installed packages included. They raise `GradingError` where they fail."""
+"""`grade(reference, text)` by name, including those of installed packages. They raise `GradingError` if they fail."""

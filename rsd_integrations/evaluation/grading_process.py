@@ -1,8 +1,8 @@
-"""A process in which answers are graded, so that a comparison that does not end can be ended.
+"""A process that grades answers, so that an endless comparison can be stopped.
 
-Symbolic mathematics may compute for ever, in C code that no thread of the same process interrupts. One process serves
-all threads. It starts at the first call, is replaced when it is ended, and ends when its caller does, however that
-happens: its input ends then, and a comparison that still runs has an alarm set by itself.
+Symbolic mathematics may compute for ever, in C code that no thread of the same process can interrupt. One process
+serves all threads. It starts at the first call, is replaced after it is ended, and ends with its caller, however that
+ends: its input ends then, and for a comparison still running it has set an alarm itself.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from rsd_core import RunError
 SECONDS = {"math": 10.0}
 """How long a grader may take over one answer."""
 PACKAGE_SECONDS = 60.0
-"""The same for graders of packages, which may ask a model."""
+"""The same for graders from packages, which may ask a model."""
 START_SECONDS = 120.0
 """How long the process may take to start, and to import a grader."""
 _WORKER = Path(__file__).with_name("grading_worker.py")
 
 
 class GradingError(RunError):
-    """An answer could not be graded, so that nobody knows whether it is right."""
+    """An answer could not be graded, so whether it is correct is unknown."""
 
 
 class GradingLimit(GradingError):  # noqa: N818
-    """A grader took more time or memory over an answer than it may, so that only this answer is not graded."""
+    """A grader exceeded its time or memory on an answer; only this answer is not graded."""
 
 
 class _Process:
-    """The running process, and a thread that reads what it answers."""
+    """The running process, and a thread that reads its answers."""
 
     def __init__(self) -> None:
         self.path = [str(folder) for folder in sys.path]
@@ -48,7 +48,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            bufsize=0,  # no buffer, no lock in it that a fork could leave closed
+            bufsize=0,  # a buffer has a lock, which a fork could leave closed
         )
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, name="rsd-grading", daemon=True)
@@ -72,7 +72,7 @@ class _Process:
         """The answer to a request.
 
         Raises:
-            TimeoutError: There was none in time.
+            TimeoutError: There was no answer in time.
             EOFError: The process has ended.
         """
         assert self._process.stdin is not None
@@ -92,14 +92,14 @@ class _Process:
         return answer
 
     def end(self) -> None:
-        """End it now, and wait until it is gone."""
+        """End the process now, and wait until it is gone."""
         self._process.kill()
         self._process.wait()
         self._reader.join()
         self._close()
 
     def disown(self) -> None:
-        """Leave it to the process that this one was forked from."""
+        """Leave the process to the one that this one was forked from."""
         self._process.returncode = 0
         self._close()
 
@@ -118,13 +118,13 @@ def grade_elsewhere(grader: str, name: str, reference: str, text: str) -> bool:
 
     Args:
         grader: `math`, or `module:object` of a package's grader.
-        name: What it is called in errors.
-        reference: The right answer, as the grader takes it.
-        text: What is graded.
+        name: The grader's name in errors.
+        reference: The correct answer, as the grader accepts it.
+        text: The text to grade.
 
     Raises:
-        GradingLimit: It took more time or memory than it may, or ended the process.
-        GradingError: It failed, or answered neither True nor False.
+        GradingLimit: The grader exceeded its time or memory, or ended the process.
+        GradingError: The grader failed, or answered neither True nor False.
     """
     seconds = SECONDS.get(grader, PACKAGE_SECONDS)
     request = {"grader": grader, "reference": reference, "text": text, "seconds": 2 * seconds}
@@ -133,15 +133,15 @@ def grade_elsewhere(grader: str, name: str, reference: str, text: str) -> bool:
             answer = _asked(request, grader, seconds)
         except TimeoutError as error:
             _end()
-            raise GradingLimit(f"{name} took longer than {error.args[0]:g} s over {text[-80:]!r}") from error
+            raise GradingLimit(f"{name} took longer than {error.args[0]:g} s on {text[-80:]!r}") from error
         except EOFError as error:
             _end()
-            raise GradingLimit(f"{name} ended its process over {text[-80:]!r}") from error
-        except BaseException:  # Ctrl-C: an answer is under way that belongs to no later question
+            raise GradingLimit(f"{name} ended its process on {text[-80:]!r}") from error
+        except BaseException:  # Ctrl-C: the next request must not get the answer to this one
             _end()
             raise
     if "limit" in answer:
-        raise GradingLimit(f"{name} needed more than it may over {text[-80:]!r}: {answer['limit']}")
+        raise GradingLimit(f"{name} exceeded its limits on {text[-80:]!r}: {answer['limit']}")
     if "error" in answer:
         raise GradingError(f"{name} failed on {text[-80:]!r}: {answer['error']}")
     if "odd" in answer:
@@ -151,7 +151,7 @@ def grade_elsewhere(grader: str, name: str, reference: str, text: str) -> bool:
 
 def _asked(request: dict[str, Any], grader: str, seconds: float) -> dict[str, Any]:
     global _process
-    if _process is not None and _process.path != [str(folder) for folder in sys.path]:  # packages were installed since
+    if _process is not None and _process.path != [str(folder) for folder in sys.path]:  # packages were installed
         _end()
     for last in (False, True):
         began = time.monotonic()
@@ -166,7 +166,7 @@ def _asked(request: dict[str, Any], grader: str, seconds: float) -> dict[str, An
             return _process.ask(request, seconds)
         except EOFError:
             _end()
-            if last or time.monotonic() - began > seconds:  # once more: somebody may have killed it meanwhile
+            if last or time.monotonic() - began > seconds:  # retried once: something else may have killed it
                 raise
     raise AssertionError
 

@@ -1,6 +1,6 @@
-"""The program that `grading_process` runs: grades what comes in, a line of JSON each, until its input ends.
+"""The program that `grading_process` runs: grades requests, one line of JSON each, until its input ends.
 
-It is run as a file and imports nothing of this project, so that it starts at once.
+It runs as a file and imports nothing from this project, so that it starts at once.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from functools import cache
 from typing import Any
 
 MEMORY = 4 * 2**30
-"""Bytes of address space in which a mathematical comparison has to do."""
+"""Bytes of address space available to a mathematical comparison."""
 
 
 def main() -> None:
     """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, whose end is the end of the input
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller; when it ends, so does the input
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a grader prints is no answer
+    os.dup2(2, 1)  # text that a grader prints is not an answer
     for line in sys.stdin.buffer:
         answers.write(json.dumps(_answer(json.loads(line))) + "\n")
         answers.flush()
@@ -44,7 +44,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"limit": f"{type(error).__name__}: {error}"}
     except BaseException as error:
         return {"error": f"{type(error).__name__}: {error}"}
-    if type(right).__name__ not in ("bool", "bool_"):  # NumPy has one of its own
+    if type(right).__name__ not in ("bool", "bool_"):  # NumPy has its own
         return {"odd": repr(right)}
     return {"right": bool(right)}
 
@@ -55,7 +55,7 @@ def _mathematics() -> Callable[[str, str], bool]:
 
     from math_verify import parse, verify
 
-    logging.disable()  # it warns that its own time limits, which are signals, are switched off
+    logging.disable()  # it warns that its own time limits, which use signals, are off
 
     def equal(reference: str, text: str) -> bool:
         gold, answer = (parse(one, parsing_timeout=None) for one in (reference, text))
@@ -75,7 +75,7 @@ def _of_package(name: str) -> Callable[[str, str], bool]:
 
 @contextlib.contextmanager
 def _limited(seconds: float, memory: int | None) -> Iterator[None]:
-    """The system ends this process where a computation goes on for longer, even where its caller is gone by then."""
+    """Have the system end this process if a computation takes longer, even if its caller is gone by then."""
     if not hasattr(signal, "setitimer"):  # Windows
         yield
         return
@@ -85,7 +85,7 @@ def _limited(seconds: float, memory: int | None) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         if memory is not None:
-            with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
+            with contextlib.suppress(ValueError, OSError):  # macOS lacks this limit
                 resource.setrlimit(resource.RLIMIT_AS, (memory, before[1]))
         yield
     finally:

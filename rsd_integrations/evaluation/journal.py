@@ -31,18 +31,18 @@ class EvaluationJournal(Journal):
         super().__init__(file, {"journal": 1, **about})
         self._items = items
         self._attempts: dict[str, int] = {}
-        """How often a method has begun, for those that begin anew."""
+        """How often a method has begun, for those that start over."""
 
     def outcomes(self, method: str, answers: int, *, in_order: bool) -> dict[int, Outcome]:
-        """The outcomes of a method by number of the answer: those of further seeds come after all problems.
+        """The outcomes of a method by answer number; those of additional seeds come after all problems.
 
-        Answers that were graded otherwise, by another grader or against another right answer, are graded again.
+        Answers that were graded by another grader or against another correct answer are graded again.
 
         Args:
-            method: Its name.
-            answers: How many are wanted; further ones, of more seeds, are left where they are.
-            in_order: Whether it learns from one problem for the next: it is whole or begins anew, and the rows of its
-                earlier attempts count no more.
+            method: The method's name.
+            answers: The number wanted; additional ones, of more seeds, are ignored.
+            in_order: Whether it learns from one problem for the next: if incomplete, it starts over, and rows of its
+                earlier attempts no longer count.
         """
         rows = [row for row in self.rows if row.get("method") == method]
         outcomes = [(row.get("attempt", 1), self._outcome(row)) for row in rows]
@@ -66,7 +66,7 @@ class EvaluationJournal(Journal):
         return problem, replace(outcome, correct=verdict.right, grader=item.grader, ungraded=reason)
 
     def add_outcome(self, method: str, number: int, outcome: Outcome) -> None:
-        """Note an outcome."""
+        """Append an outcome."""
         attempt = self._attempts.get(method, 1)
         later = {"attempt": attempt} if attempt > 1 else {}
         reference = {"reference": self._items[number % len(self._items)].reference}

@@ -21,7 +21,7 @@ class Outcome:
 
     answer: str | None
     correct: bool | None
-    """None where nobody knows: the problem has no answer to compare with, or grading failed."""
+    """None if unknown: the problem has no reference answer, or grading failed."""
     finish_reason: str
     steps: int
     by_target: int
@@ -34,25 +34,25 @@ class Outcome:
     seconds: float
     text: str
     degradations: Mapping[str, int] = field(default_factory=dict)
-    """What went wrong and was got over on the way, by `DegradationKind`: how often."""
+    """How often something went wrong that the request recovered from, by `DegradationKind`."""
     messages: Mapping[str, str] = field(default_factory=dict)
-    """By the same kinds: the last message. Under `error`, why the answer failed."""
+    """The last message of each of these kinds; under `error`, why the answer failed."""
     scored: int = 0
     """How often the verifier gave a reward."""
     grader: str = ""
-    """By which grader; empty where the task judges by itself, and where nobody knows the answer."""
+    """The grader's name; empty if the task judges by itself, or the correct answer is unknown."""
     ungraded: str = ""
-    """Why it could not be graded, although the answer is known: a grader took too long, or failed."""
+    """Why it could not be graded although the correct answer is known: a grader took too long, or failed."""
     thought: str = ""
     rewards: list[float | None] = field(default_factory=list)
-    """Of each step's draft; this and the next ones as in `result_row`."""
+    """The reward of each step's draft; this and the following fields are as in `result_row`."""
     authors: list[str] = field(default_factory=list)
     tokens: int = 0
     drafter_tokens: int = 0
     verifier_tokens: int = 0
     target_tokens: int = 0
     dtypes: Mapping[str, str] = field(default_factory=dict)
-    """What the weights of each role were in, where that is known; see `Account.dtype`."""
+    """The dtype of each role's weights, where known; see `Account.dtype`."""
 
     @classmethod
     def of(
@@ -64,7 +64,7 @@ class Outcome:
         grader: str = "",
         ungraded: object = None,
     ) -> Outcome:
-        """The outcome of a result and its grading; of a request that failed, with its error."""
+        """The outcome of a result and its grading; for a failed request, with its error."""
         steps = result.steps
         dtypes = {role: result.ledger.account(role).dtype for role in ROLES}
         return cls(
@@ -90,11 +90,11 @@ class Outcome:
 
     @property
     def failed(self) -> bool:
-        """Whether this is no answer of the method: it failed, or a role failed at every one of its calls."""
+        """Whether this does not count as the method's answer: it failed, or a role failed at every one of its calls."""
         return self.finish_reason == "error" or bool(idle(self.drafted, self.scored, self.degradations))
 
 
 def idle(drafted: int, scored: int, faults: Container[str]) -> list[Helper]:
-    """The roles that failed and did nothing else."""
+    """The roles that failed at every call."""
     counts: dict[Helper, int] = {"drafter": drafted, "verifier": scored}
     return [role for role, worked in counts.items() if not worked and f"{role}_error" in faults]

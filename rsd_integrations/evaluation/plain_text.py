@@ -22,7 +22,7 @@ _REPLACED = (
     (re.compile(r"\s+"), " "),
 )
 _DELIMITED = re.compile(r"(?<!\\)\${1,2}(?=[^\s$])([^$\n]*?[^\s$\\])\${1,2}(?!\d)|\\[(\[](.*?)\\[)\]]", re.DOTALL)
-"""Mathematics in a text; `$5 and $6` is none."""
+"""Mathematics in a text; `$5 and $6` is not."""
 _HALVES = re.compile("[¼-¾⅐-⅞]")
 
 
@@ -40,6 +40,6 @@ def plain(text: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """A text without what makes no difference to people: markup, case, an article before it, punctuation around it."""
+    """A text without irrelevant differences: markup, case, an article before it, punctuation around it."""
     text = re.sub(r"\s+", " ", plain(text).replace("$", "").casefold()).strip(" .,;:!?\"'“”‘’`*_")
     return re.sub(r"^(?:the|an?) (?=\S)", "", text)

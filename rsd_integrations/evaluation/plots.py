@@ -1,4 +1,4 @@
-"""Reports for the eye: accuracy against cost, with the Pareto front."""
+"""Plots of reports: accuracy against cost, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Point = tuple[str, float, float, tuple[float, float]]
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats: none is cheaper and at least as accurate."""
+    """The points that no other point beats by being cheaper and at least as accurate."""
     front: list[Point] = []
     for point in sorted(points, key=lambda p: (p[1], -p[2])):
         if not front or point[2] > front[-1][2]:
@@ -35,21 +35,21 @@ def figure(columns: int) -> tuple[Any, Any]:
 
 
 def check_format(file: Path) -> None:
-    """Find out whether a plot can be drawn into a file, before the work that it is to show.
+    """Check that a plot can be drawn into a file, before the work that it will show.
 
     Raises:
-        ConfigurationError: The name ends with no format that is known, or matplotlib is not installed.
+        ConfigurationError: The name does not end with a known format, or matplotlib is not installed.
     """
     figure(1)
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if file.suffix.removeprefix(".").lower() not in known:
-        raise ConfigurationError(f"{file}: the end of a plot's name is its format, one of {', '.join(known)}")
+        raise ConfigurationError(f"{file}: a plot's name must end with its format, one of {', '.join(known)}")
 
 
 def accuracy_against_cost(report: Report, file: Path) -> None:
-    """Draw accuracy against FLOPs (the paper's convention, and everything charged) and against seconds.
+    """Plot accuracy against FLOPs (the paper's convention, and everything charged) and against seconds.
 
     Raises:
         RSDError: The file cannot be written; the message says where the plot is instead.

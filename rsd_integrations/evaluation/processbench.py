@@ -1,8 +1,9 @@
-"""ProcessBench (arXiv 2412.06559): can a verifier name the first wrong step?
+"""ProcessBench (arXiv 2412.06559): can a verifier find the first wrong step?
 
 Each solution is labelled with the index of its first wrong step, or -1. The score of a split is F1, the harmonic mean
-of two accuracies: over the solutions with an error, whether exactly the first wrong step is named; over those without,
-whether none is. The score of a verifier is the mean over the splits. Definitions as in the authors' evaluation code.
+of two accuracies: over the solutions with an error, whether exactly the first wrong step is found; over those without,
+whether no step is called wrong. The score of a verifier is the mean over the splits. Definitions are those of the
+authors' evaluation code.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from rsd_core import ConfigurationError, RSDError, RunError, Verifier
 from rsd_integrations.evaluation.scoring import Solution, read_solutions, score_all
 
 SPLITS = ("gsm8k", "math", "olympiadbench", "omnimath")
-"""The benchmark's own splits, as its files are called."""
+"""The benchmark's own splits, named like its files."""
 CHOSEN_ON = "gsm8k"
-"""Where the authors choose the threshold of models that have none of their own."""
+"""The split on which the authors choose the threshold of models that have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Judged:
     rewards: tuple[float | None, ...]
 
     def named(self, threshold: float) -> int:
-        """Index of the first step whose reward is below the threshold, -1 for none. No reward names no step."""
+        """Index of the first step with a reward below the threshold, -1 for none. Steps without one are skipped."""
         return next((i for i, r in enumerate(self.rewards) if r is not None and r < threshold), -1)
 
 
@@ -41,15 +42,15 @@ class Split:
     wrong: int
     """Solutions with an error."""
     right: int
-    """Solutions without one."""
+    """Solutions without an error."""
     error_accuracy: float
     correct_accuracy: float
     failed: int = 0
-    """Solutions that could not be scored, for example for their length; they count as not solved."""
+    """Solutions that could not be scored, for example for their length; they count as failures."""
 
     @property
     def f1(self) -> float:
-        """The harmonic mean of the two accuracies; 0 where both are 0."""
+        """The harmonic mean of the two accuracies; 0 if both are 0."""
         both = self.error_accuracy + self.correct_accuracy
         return 2 * self.error_accuracy * self.correct_accuracy / both if both else 0.0
 
@@ -61,7 +62,7 @@ class ProcessBenchReport:
     verifier: str
     threshold: float
     chosen_on: str | None
-    """The split that the threshold was chosen on; None where it was given."""
+    """The split on which the threshold was chosen; None if it was given."""
     splits: tuple[Split, ...]
     errors: tuple[str, ...] = ()
     """Why solutions could not be scored, each reason once."""
@@ -95,10 +96,10 @@ class ProcessBenchReport:
 
 
 def read_splits(place: Path) -> dict[str, list[Solution]]:
-    """The splits of the benchmark: a JSON or JSONL file each, called after it, in a folder or alone.
+    """The splits of the benchmark: a JSON or JSONL file named after each, in a folder or alone.
 
     Raises:
-        ConfigurationError: There is none, or an entry has no label or one that is no index of its steps.
+        ConfigurationError: There is no split, or an entry has no label, or one that is not an index of its steps.
     """
     files = sorted((*place.glob("*.json"), *place.glob("*.jsonl"))) if place.is_dir() else [place]
     if not files:
@@ -151,8 +152,8 @@ async def evaluate_processbench(
     Args:
         verifier: Any verifier.
         splits: Solutions by split, see `read_splits`.
-        threshold: A step with a lower reward is named wrong. None chooses the best on the `gsm8k` split, as the
-            authors do for models that have no threshold of their own; that split's figure is then no held-out one.
+        threshold: A step with a lower reward is called wrong. None chooses the best on the `gsm8k` split, as the
+            authors do for models that have no threshold; that split's figure is then not held out.
         progress: Called after each solution.
 
     Raises:
@@ -162,7 +163,7 @@ async def evaluate_processbench(
     if threshold is not None and not 0 <= threshold <= 1:
         raise ConfigurationError(f"threshold={threshold} is out of range; rewards are in [0, 1]")
     if threshold is None and CHOSEN_ON not in splits:
-        raise ConfigurationError(f"without a threshold, it is chosen on the split {CHOSEN_ON}, which is not given")
+        raise ConfigurationError(f"no threshold is given, nor the split {CHOSEN_ON} to choose one on; give either")
     judged, reasons = {}, list[str]()
     for name, solutions in splits.items():
         judged[name], failures = await judge_split(verifier, solutions, progress)

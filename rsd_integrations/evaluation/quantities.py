@@ -1,6 +1,6 @@
 r"""Numbers with their units, as people and models write them: `$1,000`, `1 1/2`, `20 cm^2`, `50\%`, `3 million`.
 
-Values are exact fractions. A text is a quantity only as a whole: "5 or 6", "at least 5", "5-10" and "5x" are none.
+Values are exact fractions. A text is a quantity only as a whole: "5 or 6", "at least 5", "5-10" and "5x" are not.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from rsd_integrations.evaluation.plain_text import plain
 from rsd_integrations.evaluation.units import PERCENT, UNITS, Unit, unit_of
 
 LONGEST = 200
-"""Characters of the longest text that is looked at."""
+"""Characters of the longest text that is considered."""
 NUMERAL = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[ ]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
-"""A number of digits; thousands may be set apart by commas or spaces."""
+"""A number in digits; commas or spaces may separate thousands."""
 _DIGITS = 400
-"""The largest exponent that is worked out."""
+"""The largest exponent that is evaluated."""
 _FORMS = re.compile(
     rf"""(?P<sign>[-+]?)\s*(?P<currency>[$€£¥₹]?)\s*(?P<inner>[-+]?)\s*(?:
         (?P<whole>\d+)(?:\s+|\s*(?:and|&)\s+)(?P<over>\d+)\s*/\s*(?P<under>\d+)(?![\d.])
@@ -49,22 +49,22 @@ _NO_UNIT = frozenset({
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december",
 })  # fmt: skip
-"""Words after a number that make it another number, or no certain one."""
+"""Words after a number that make it another number, or an uncertain one."""
 _WORD = re.compile(r"[^\W\d_]|[%°¢$€£¥₹/]")
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A number, maybe with a unit."""
+    """A number, possibly with a unit."""
 
     value: Fraction
-    """The figure as it is written, before its unit."""
+    """The number as it is written, before its unit."""
     units: Unit = ()
-    """What its unit may be: dimension, and how many of the dimension's base units it is; empty where there is none."""
+    """The possible units: dimension, and how many of the dimension's base units it is; empty if there is no unit."""
     nouns: frozenset[str] = frozenset()
-    """Words after it that are no known unit."""
+    """Words after it that are not a known unit."""
     decimals: int = 0
-    """Digits after the point, as it is written."""
+    """Digits after the decimal point, as written."""
 
     @property
     def is_percentage(self) -> bool:
@@ -72,9 +72,9 @@ class Quantity:
         return bool(self.units) and self.units[0][0] == PERCENT
 
     def equals(self, other: Quantity) -> bool:
-        """Whether both say the same; where one of them names no unit, the figure decides.
+        """Whether both mean the same; if one of them has no unit, the numbers decide.
 
-        A percentage equals its hundredth: "50%" is 0.5. It equals the bare figure only above 1: "0.5%" is not 0.5.
+        A percentage equals its hundredth: "50%" is 0.5. It equals the bare number only above 1: "0.5%" is not 0.5.
         """
         if self.is_percentage != other.is_percentage:
             percent, bare = (self, other) if self.is_percentage else (other, self)
@@ -101,7 +101,7 @@ def _near(a: Fraction, b: Fraction, *decimals: int) -> bool:
     if a == b:
         return True
     for rounded, exact, places in ((a, b, decimals[0]), (b, a, decimals[1])):
-        if places >= 15 and abs(rounded - exact) <= abs(exact) / 10**12:  # a number of floating point
+        if places >= 15 and abs(rounded - exact) <= abs(exact) / 10**12:  # a floating-point number
             return True
         if places >= 6 and (exact * 10**places).denominator > 1:
             return abs(rounded - exact) <= min(Fraction(1, 10**places), abs(exact) / 10**5)
@@ -109,7 +109,7 @@ def _near(a: Fraction, b: Fraction, *decimals: int) -> bool:
 
 
 def quantity(text: str) -> Quantity | None:
-    """The quantity that a text is, in plain writing or in LaTeX; None where it is anything else."""
+    """The quantity in a text, plain or in LaTeX; None if the text is anything else."""
     if len(text) > LONGEST:
         return None
     return _quantity(plain(text))
@@ -135,7 +135,7 @@ def _decimals(found: re.Match[str]) -> int:
 
 
 def _value(found: re.Match[str]) -> Fraction | None:
-    """The number that was matched, without its sign; None for a division by zero and for what is too large."""
+    """The matched number, without its sign; None if it divides by zero or is too large."""
 
     def of(group: str) -> Fraction:
         return Fraction(found[group].replace(",", "").replace(" ", ""))
@@ -157,7 +157,7 @@ def _value(found: re.Match[str]) -> Fraction | None:
 
 
 def _with_unit(value: Fraction, currency: str, rest: str, decimals: int) -> Quantity | None:
-    """A number with what stands after it; None where that makes it something else."""
+    """A number with the text after it; None if that makes it something else."""
     rest = re.sub(r"^(?:st|nd|rd|th)\b", "", rest)
     attached = bool(rest) and rest[0].isalpha()
     words = re.findall(r"[^\W\d_]+(?:\^?[23](?!\d))?|[%°¢$€£¥₹][cCfF]?|/|\S", rest.replace("-", " "))
@@ -169,7 +169,7 @@ def _with_unit(value: Fraction, currency: str, rest: str, decimals: int) -> Quan
     units, nouns = unit_of(words)
     letters = any(len(word) == 1 and word not in "a/%°¢$€£¥₹" for word in words)
     if letters and (currency or not units or (attached and words[0] in "LNJWV")):
-        return None  # 5x is an expression, and $5m five millions
+        return None  # 5x is an expression, and $5m is five million
     return Quantity(value, UNITS[currency] if currency else units, frozenset() if currency else nouns, decimals)
 
 

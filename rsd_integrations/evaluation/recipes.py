@@ -17,16 +17,16 @@ FOLDER = Path(__file__).parent / "paper"
 
 
 class Recipe(Data):
-    """What is evaluated on what, by which models."""
+    """Which methods are evaluated on which tasks, with which models."""
 
     about: str
-    """What the recipe reproduces, and what it needs."""
+    """The result that the recipe reproduces, and its requirements."""
     config: dict[str, Any]
-    """Models, policy and settings, as `rsd_core.RSDConfig` takes them."""
+    """Models, policy and settings, as `rsd_core.RSDConfig` accepts them."""
     tasks: list[str | dict[str, Any]] = Field(min_length=1)
     methods: list[str] = Field(min_length=1)
     n: int | None = None
-    """Number of problems; all of them where none is given."""
+    """Number of problems; all of them by default."""
 
     @field_validator("config")
     @classmethod
@@ -58,20 +58,20 @@ def find_recipe(name: str) -> dict[str, Any]:
     """A recipe by name or path, checked.
 
     Raises:
-        ConfigurationError: No such recipe, or something in it cannot work.
+        ConfigurationError: There is no such recipe, or something in it cannot work.
     """
     file = FOLDER / f"{name}.yaml" if name in recipe_names() else Path(name)
     try:
         data = parse_yaml(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         what = unknown("recipe", name, recipe_names())
-        raise ConfigurationError(f"{what}; nor can a file of that name be read: {error.strerror}") from error
+        raise ConfigurationError(f"{what}, and no file of that name can be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"the recipe {name} is not UTF-8 ({error.reason})") from error
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         place = f", line {mark.line + 1}," if mark else ""
-        raise ConfigurationError(f"the recipe {name}{place} is no YAML: {problem or error}") from error
+        raise ConfigurationError(f"the recipe {name}{place} is not YAML: {problem or error}") from error
     try:
         return Recipe.model_validate(data).model_dump()
     except ValidationError as error:

@@ -1,8 +1,8 @@
-"""What calibration needs to know of each problem, recorded once.
+"""Records what calibration needs to know about each problem.
 
-Each problem is decoded twice: by the drafter with all of its steps scored, and by the target with a draft at each
-step, scored and discarded. A problem in which a role failed tells nothing of what its steps are worth, so it is left
-out. A step about which the verifier abstained is no failure: it has no reward, and `Settings.on_abstain` decides it.
+Each problem is decoded twice: by the drafter, with all of its steps scored, and by the target, with a draft at each
+step, scored and discarded. A problem in which a role failed says nothing about the rewards of its steps, so it is left
+out. A step on which the verifier abstained is not a failure: it has no reward, and `Settings.on_abstain` decides it.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ logger = logging.getLogger(__name__)
 notices = logging.getLogger("rsd_integrations.notices")
 
 USABLE = 0.5
-"""The least share of problems that has to be recorded whole: what failures leave over is no fair sample."""
+"""The minimum share of problems recorded in full: those that failures leave over are not a fair sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What was recorded of one problem."""
+    """The record of one problem."""
 
     drafted: tuple[float | None, ...]
-    """Rewards of the drafter's own answer, step by step; None where the verifier abstained."""
+    """Rewards of the drafter's own answer, step by step; None if the verifier abstained."""
     beside: tuple[float | None, ...]
-    """Rewards of the drafts beside the target's answer."""
+    """Rewards of the drafts along the target's answer."""
     draft_right: bool | None
-    """Whether the drafter's answer is right; None where that is not known."""
+    """Whether the drafter's answer is correct; None if unknown."""
     target_right: bool | None
     sizes: tuple[int, ...]
     """Tokens of the target's steps."""
     read: int
-    """Tokens that the target read before and between its own."""
+    """Tokens that the target read before and between its own steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a step costs, in FLOPs; None where the size of a model is not known."""
+    """The cost of a step, in FLOPs; None if the size of a model is unknown."""
 
     accepted: float | None
     """Drafter and verifier, for a draft that is accepted."""
@@ -78,7 +78,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """All problems, and what their steps cost."""
+    """All problems, and the cost of their steps."""
 
     problems: tuple[Recorded, ...]
     left_out: tuple[LeftOut, ...]
@@ -90,7 +90,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """The two answers to one problem, and the error of each that failed."""
+    """The two answers to one problem, and the errors of those that failed."""
 
     drafted: Result
     beside: Result
@@ -98,7 +98,7 @@ class _Pair:
 
     @property
     def failures(self) -> list[tuple[str, str]]:
-        """Who failed, at every single step, and how. A fault of the target that was got over spoils no reward."""
+        """Who failed at each step, and how. A target fault that the request recovered from does not affect rewards."""
         noted = [
             (_WHO[degradation.kind], degradation.message)
             for result in (self.drafted, self.beside)
@@ -140,19 +140,19 @@ def record(
         progress: Called with the number of problems that are done.
 
     Raises:
-        ConfigurationError: There are no problems.
-        RunError: A role failed in more than half of the problems, or in all of the first ones, or the verifier
-            abstained at every step; it says which, how often, and why.
+        ConfigurationError: No problem is given.
+        RunError: A role failed in more than half of the problems, or in all of the first ones; or the verifier
+            abstained at every step. Says which, how often, and why.
     """
     if not items:
-        raise ConfigurationError("a calibration takes one problem or more")
-    # Nothing but the policy may decide about a draft: neither a failed verifier nor one that abstains.
+        raise ConfigurationError("a calibration needs at least one problem (got none)")
+    # Only the policy may decide about a draft, not a verifier that fails or abstains.
     drafted, beside = (
         _recorder(decoder, policy, rule) for policy, rule in ((Constant(p=1), "accept"), (Constant(p=0), "target"))
     )
     pairs: list[_Pair] = []
     while len(pairs) < len(items):
-        size = 4 * concurrency if pairs else concurrency  # a broken set-up is seen before all is paid for
+        size = 4 * concurrency if pairs else concurrency  # notices a broken set-up before everything is paid for
         prompts = [item.prompt for item in items[len(pairs) : len(pairs) + size]]
         (own, own_errors), (other, other_errors) = (_answers(d, prompts, concurrency) for d in (drafted, beside))
         for i, results in enumerate(zip(own, other, strict=True)):
@@ -167,12 +167,12 @@ def record(
     if problems and all(reward is None for one in problems for reward in (*one.drafted, *one.beside)):
         raise RunError(
             f"nothing can be calibrated: the verifier {decoder.verifier.name!r} abstained at every step of "
-            f"{len(problems)} problems, so no threshold decides about any; choose a verifier that scores such steps"
+            f"{len(problems)} problems, so thresholds have no effect; choose a verifier that scores such steps"
         )
     left_out = tuple(LeftOut(i, ": ".join(pair.failures[-1])) for i, pair in enumerate(pairs) if pair.failures)
     if left_out:
         logger.warning(
-            "%d of %d problems are left out, the last because %s", len(left_out), len(pairs), left_out[-1].reason
+            "%d of %d problems are left out, the last one because %s", len(left_out), len(pairs), left_out[-1].reason
         )
     whole = [pair for _, pair in usable]
     return Recording(problems, left_out, _rates(whole, "flops"), _rates(whole, "flops_paper"))
@@ -200,7 +200,7 @@ def _answers(
 
 
 def _refusal(pairs: Sequence[_Pair]) -> RunError:
-    """Who failed most, how often, and how at last."""
+    """Who failed most often, how often, and the last error."""
     failures = [failure for pair in pairs for failure in pair.failures]
     who = Counter(who for who, _ in failures).most_common(1)[0][0]
     messages = [message for other, message in failures if other == who]
@@ -208,7 +208,7 @@ def _refusal(pairs: Sequence[_Pair]) -> RunError:
     steps = sum(pair.steps for pair in pairs)
     return RunError(
         f"nothing can be calibrated: {who} at {len(messages)} of {steps} steps, in {spoilt} of {len(pairs)} problems, "
-        f"at last with {messages[-1]!r}. Put it right, then calibrate again"
+        f"most recently with {messages[-1]!r}. Fix the cause, then calibrate again"
     )
 
 
@@ -233,7 +233,7 @@ def _right(item: Item, result: Result) -> bool | None:
 
 
 def _judged(result: Result) -> list[StepRecord]:
-    """The steps that a verifier is asked about: markers of thoughts alone are kept whatever the threshold is."""
+    """The steps that a verifier is asked about; mere markers of thoughts are kept whatever the threshold."""
     return [step for step in result.steps if step.pieces is None or step.thought or step.content.strip()]
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation found, as data."""
+"""The results of an evaluation, as data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rsd_integrations.role_faults import never_worked
 
 @dataclass(slots=True)
 class Faults:
-    """What went wrong in one way over the answers of a method."""
+    """One kind of fault over the answers of a method."""
 
     count: int = 0
     """How often."""
@@ -34,7 +34,7 @@ class MethodReport:
 
     n: int = 0
     graded: int = 0
-    """Answers of which it is known whether they are right."""
+    """Answers for which it is known whether they are correct."""
     right: int = 0
     seconds: float = 0.0
     steps: int = 0
@@ -45,14 +45,14 @@ class MethodReport:
     errors: int = 0
     """Answers that failed."""
     degraded: int = 0
-    """Answers in which something went wrong and was got over."""
+    """Answers in which something went wrong that the request recovered from."""
     faults: dict[str, Faults] = field(default_factory=dict)
-    """What went wrong, by `DegradationKind`; under `error`, answers that failed, and under `ungraded`, gradings."""
+    """Faults by `DegradationKind`; under `error`, answers that failed, and under `ungraded`, gradings that failed."""
     flops: float | None = 0.0
     flops_paper: float | None = 0.0
     cost: float | None = 0.0
     dtypes: dict[str, set[str]] = field(default_factory=dict)
-    """What the weights of each role were in; several where answers of two machines are in one report."""
+    """The dtypes of each role's weights; several if the report has answers from different machines."""
     computed: int = 0
     """Tokens that all models computed."""
 
@@ -81,12 +81,12 @@ class MethodReport:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of right answers among those that were graded; None where none was."""
+        """Share of correct answers among those that were graded; None if none was."""
         return self.right / self.graded if self.graded else None
 
     @property
     def never_worked(self) -> list[str]:
-        """What to tell about each role that failed at every one of its calls; empty where there is none."""
+        """A message about each role that failed at every one of its calls; empty if there is none."""
         return [
             never_worked(role, self.faults[f"{role}_error"].count, self.faults[f"{role}_error"].last)
             for role in idle(self.drafted, self.scored, self.faults)
@@ -115,30 +115,30 @@ class MethodReport:
 
 @dataclass(slots=True)
 class Report:
-    """Everything an evaluation found."""
+    """All results of an evaluation."""
 
     task: str
     seed: int
     concurrency: int
     problems: list[tuple[str, str | None]]
-    """Questions and right answers."""
+    """Questions and correct answers."""
     outcomes: dict[str, dict[int, Outcome]]
-    """By method and number of the answer: with several seeds, those of the first seed come first."""
+    """By method and answer number: with several seeds, those of the first seed come first."""
     seeds: int = 1
     """How often each problem is answered, with random numbers from `seed` on."""
     setup: dict[str, str] = field(default_factory=dict)
     """Models and policy in words, by role; without secrets."""
     elapsed: float = 0.0
-    """Seconds that this run took; what a journal brought took none of them."""
+    """Seconds that this run took, without those of answers from a journal."""
     replayed: str = ""
-    """The record that answers come from, where no model was asked."""
+    """The record that answers come from, if no model was asked."""
     methods: dict[str, MethodReport] = field(default_factory=dict)
-    """The sums so far."""
+    """Totals so far."""
 
     def __post_init__(self) -> None:
         for name, outcomes in self.outcomes.items():
             self.methods[name] = MethodReport()
-            for number in sorted(outcomes):  # the order makes sums the same to the last digit, however they came about
+            for number in sorted(outcomes):  # in this order, sums are the same to the last digit
                 self.methods[name].add(outcomes[number])
 
     @property
@@ -148,14 +148,14 @@ class Report:
 
     @property
     def answers(self) -> int:
-        """Answers of a method that is done."""
+        """Answers of a complete method."""
         return self.n * self.seeds
 
     @property
     def in_flight(self) -> str:
-        """Under what load seconds were measured."""
+        """The load under which seconds were measured."""
         if self.replayed:
-            return "those that the models worked when they were recorded"
+            return "from the recorded calls"
         if self.concurrency == 1:
             return "one at a time"
         return f"{self.concurrency} in flight (learning policies: 1)"
@@ -172,17 +172,17 @@ class Report:
 
     @property
     def reference(self) -> str:
-        """The method that others are compared with: the target alone where it was run, else the first."""
+        """The method that others are compared with: the target alone if it was run, else the first."""
         return "target" if "target" in self.outcomes else next(iter(self.outcomes))
 
     @property
     def faults(self) -> list[str]:
-        """What went wrong, in a line for each method and way; none where all went well."""
+        """The faults, one line per method and kind; empty if there were none."""
         return [line for method in self.methods for line in self._faults(method).values()]
 
     @property
     def ungraded(self) -> list[str]:
-        """Those of the faults that tell of answers that could not be graded."""
+        """The faults of grading among them."""
         lines = (self._faults(method).get("ungraded") for method in self.methods)
         return [line for line in lines if line is not None]
 
@@ -190,13 +190,13 @@ class Report:
         method = self.methods[name]
         return {
             kind: f"{name}: {_SAID.get(kind, kind)} {faults.count} times in {faults.answers} of {method.n} answers"
-            + (f", at last with {faults.last[:200]!r}" if faults.last else "")
+            + (f", most recently with {faults.last[:200]!r}" if faults.last else "")
             for kind, faults in method.faults.items()
         }
 
     @property
     def graded_as(self) -> str:
-        """By which graders, how many problems have no answer to compare with, how many answers were not graded."""
+        """The graders, and how many problems have no reference answer, and how many answers were not graded."""
         latest = {i: outcome for outcomes in self.outcomes.values() for i, outcome in outcomes.items()}
         graders = Counter(outcome.grader for outcome in latest.values() if outcome.grader)
         unknown = sum(outcome.correct is None and not outcome.ungraded for outcome in latest.values())
@@ -212,7 +212,7 @@ class Report:
         return "; ".join(parts)
 
     def ci95(self, name: str) -> Interval:
-        """The interval of a method's accuracy: Wilson's, or with several seeds by bootstrap over problems."""
+        """The interval of a method's accuracy: Wilson's, or bootstrap over problems with several seeds."""
         method = self.methods[name]
         if self.seeds == 1 or not method.graded:
             return wilson(method.right, method.graded)
@@ -224,17 +224,17 @@ class Report:
         return interval(sums[:, 0] / sums[:, 1])
 
     def by_seed(self, name: str) -> list[float | None]:
-        """A method's accuracy with each of the seeds."""
+        """A method's accuracy for each seed."""
         parts = [MethodReport() for _ in range(self.seeds)]
         for number, outcome in self.outcomes[name].items():
             parts[number // self.n].add(outcome)
         return [part.accuracy for part in parts]
 
     def compare(self, method: str, other: str) -> Comparison:
-        """A method against another over the answers that were graded of both, problem by problem.
+        """A method against another over the answers of both that were graded, problem by problem.
 
         Raises:
-            ValueError: There is none.
+            ValueError: There are no such answers.
         """
         both = self._both_graded(method, other)
         if not both:
@@ -248,7 +248,7 @@ class Report:
         return sorted(set.intersection(*graded))
 
     def comparisons(self) -> dict[str, Comparison]:
-        """Every method against the reference, where there is something to compare."""
+        """Every method against the reference, if there is something to compare."""
         return {
             name: self.compare(name, self.reference)
             for name in self.outcomes
@@ -281,7 +281,7 @@ class Report:
 
     @property
     def totals(self) -> dict[str, float | None]:
-        """What all methods together took: tokens, FLOPs and money, and the seconds of this run."""
+        """Totals of all methods: tokens, FLOPs and money, and the seconds of this run."""
         everything = MethodReport()
         for outcomes in self.outcomes.values():
             for outcome in outcomes.values():
@@ -308,7 +308,7 @@ def _figures(outcome: Outcome) -> tuple[bool, float | None, float | None]:
 _SAID = {
     "drafter_error": "the drafter failed",
     "verifier_error": "the verifier failed",
-    "target_error": "the target failed and was tried again",
+    "target_error": "the target failed and was retried",
     "target_limit": "a limit on the target was reached",
     "error": "the request failed",
     "ungraded": "the answer could not be graded",

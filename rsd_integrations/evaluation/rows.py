@@ -1,4 +1,4 @@
-"""An evaluation as a table: a row for each answer, in a file that any tool opens."""
+"""An evaluation as a table: one row per answer, in a file that any tool can open."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ COLUMNS = {
     "degraded": "whole number",
     "error": "optional text",
 }
-"""The columns and what they hold: those of `result_row`, and besides
+"""The columns and their types: those of `result_row`, and in addition
 
 - `problem`: its number in the task, from 0; `seed`: of the random numbers of this answer;
-- `reference`: the right answer; `correct`: null where the problem has none, or grading failed (`ungraded` says why);
+- `reference`: the correct answer; `correct`: null if there is none, or grading failed (`ungraded` says why);
 - `steps`, those `by_target`, those `drafted` and those of them `accepted`;
 - `degraded`: how often something went wrong and was handled; `error`: why the answer failed.
 """
@@ -50,7 +50,7 @@ class Paired:
     first_accuracy: float
     second_accuracy: float
     unpaired: int
-    """Answers of either that the other has no graded counterpart of."""
+    """Answers of either without a graded counterpart in the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class Evaluation:
     """The rows of an evaluation."""
 
     rows: list[dict[str, Any]]
-    """One for each answer, by `COLUMNS`."""
+    """One per answer, as in `COLUMNS`."""
     name: str = ""
-    """Where they are from."""
+    """Their source."""
 
     @classmethod
     def of(cls, *reports: Report) -> Self:
@@ -72,7 +72,7 @@ class Evaluation:
         """The rows that `rsd eval --rows FILE` wrote.
 
         Raises:
-            ConfigurationError: The file cannot be read, or holds something else.
+            ConfigurationError: The file cannot be read, or contains something else.
         """
         rows: list[dict[str, Any]] = []
         for line in read_records(Path(file)):
@@ -80,13 +80,13 @@ class Evaluation:
                 rows.append(typed(line.value, COLUMNS))
             except (KeyError, ValueError, TypeError, AttributeError) as error:
                 raise ConfigurationError(
-                    f"{file}, row {line.number}: {line.error or f'{type(error).__name__}: {error}'}; it holds no rows "
-                    "of an evaluation. `rsd eval --rows FILE` writes them"
+                    f"{file}, row {line.number}: {line.error or f'{type(error).__name__}: {error}'}; it is not a file "
+                    "of an evaluation's rows, which `rsd eval --rows FILE` writes"
                 ) from error
         return cls(rows, str(file))
 
     def write(self, file: Path) -> None:
-        """Write the rows as JSONL, CSV, TSV or Parquet, as the suffix says.
+        """Write the rows as JSONL, CSV, TSV or Parquet, by the suffix.
 
         Raises:
             RSDError: The file cannot be written; the message says where the rows are instead.
@@ -94,7 +94,7 @@ class Evaluation:
         write_records(file, self.rows, COLUMNS)
 
     def to_pandas(self) -> Any:
-        """The rows as a `pandas.DataFrame`, in which what is missing is `None` or NaN.
+        """The rows as a `pandas.DataFrame`, in which missing values are `None` or NaN.
 
         Raises:
             MissingDependency: pandas is not installed.
@@ -114,15 +114,15 @@ class Evaluation:
         return list(dict.fromkeys(row["method"] for row in self.rows))
 
     def compare(self, method: str, other: Evaluation, other_method: str) -> Paired:
-        """A method of this evaluation against one of another, over the answers to the same question with the same seed.
+        """Compare a method with one of another evaluation, over the answers to the same question with the same seed.
 
         Args:
-            method: The method of this one.
-            other: The other evaluation; may be this one.
+            method: The method of this evaluation.
+            other: The other evaluation; may be the same one.
             other_method: The method of the other one.
 
         Raises:
-            ConfigurationError: There is no such method, or nothing that both answered and that was graded.
+            ConfigurationError: There is no such method, or no question to which both have a graded answer.
         """
         mine, theirs = self._graded(method), other._graded(other_method)
         both = [key for key in mine if key in theirs]
@@ -142,7 +142,7 @@ class Evaluation:
         )
 
     def _graded(self, method: str) -> dict[tuple[str, int, int], dict[str, Any]]:
-        """The graded answers of a method by question, how often that came before, and seed."""
+        """The graded answers of a method by question, number of its earlier occurrences, and seed."""
         if method not in self.methods:
             raise ConfigurationError(
                 f"{self.name or 'the evaluation'} has no method {method!r}; it has {', '.join(self.methods) or 'none'}"
@@ -160,11 +160,11 @@ class Evaluation:
 
 
 def pairs(first: Evaluation, second: Evaluation, methods: Sequence[str] = ()) -> list[Paired]:
-    """All that can be compared: methods of the same name, or the only one of each.
+    """Compare everything comparable: methods of the same name, or the only one of each.
 
     Args:
         first: An evaluation.
-        second: Another one.
+        second: Another evaluation.
         methods: Which methods; all that both have by default.
 
     Raises:

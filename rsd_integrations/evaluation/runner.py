@@ -1,4 +1,4 @@
-"""Runs many methods over the same problems, many requests in flight."""
+"""Runs many methods over the same problems, with many requests in flight."""
 
 from __future__ import annotations
 
@@ -50,38 +50,38 @@ def evaluate(
     record: Path | None = None,
     replay: Replay | None = None,
 ) -> Report:
-    """Answer the same problems by several methods.
+    """Answer the same problems with several methods.
 
-    Methods take turns, so that none slows another one down; requests of one method are in flight side by side. A
+    Methods run one after another, so that none slows another one down; requests of one method run concurrently. A
     method whose policy learns goes through the problems one by one and in order, so that its results do not depend on
     chance, and starts over for each seed; if interrupted, it starts from the beginning.
 
     Args:
         config: Models, default policy and settings.
         task: See `find_task`.
-        methods: As `parse_method` takes them; their texts are their names in the report.
+        methods: As `parse_method` accepts them; their texts are their names in the report.
         n: Number of problems; None is all of them.
         seed: Draws the problems and seeds the decoders.
         progress: Called after each answer.
-        seeds: How often each problem is answered, with the seeds from `seed` on, at least 1.
+        seeds: How often each problem is answered, with seeds from `seed` on; at least 1.
         concurrency: Requests in flight. Seconds are those of a request under this load; 1 gives a lone request's.
-        journal: File of finished answers; a run that finds it goes on from there.
+        journal: File of finished answers; a run that finds it resumes.
         record: File that all calls of the models are recorded in.
-        replay: A recorded run that answers in place of the models. Lookahead and hedging, which change no answer, are
+        replay: A recorded run that answers instead of the models. Lookahead and hedging, which change no answer, are
             off.
 
     Raises:
-        ConfigurationError: Unknown task or method, or a journal or record of another run, before any model is loaded.
+        ConfigurationError: Unknown task or method, or a journal or record of another run; before any model is loaded.
         RunError: A method failed before it gave a single answer.
-        MissingCallError: The recorded run does not hold a call.
+        MissingCallError: The recorded run lacks a call.
     """
     if not methods or concurrency < 1 or seeds < 1:
         raise ConfigurationError(
-            f"evaluate takes methods, concurrency ≥ 1 and seeds ≥ 1 (got {methods!r}, {concurrency}, {seeds})"
+            f"evaluate needs a method, concurrency ≥ 1 and seeds ≥ 1 (got {methods!r}, {concurrency}, {seeds})"
         )
     if replay is not None and (record or journal):
         raise ConfigurationError("a replay takes seconds and asks no model: leave record and journal out")
-    binomial_test(1, 1)  # a missing package is told before anything is computed
+    binomial_test(1, 1)  # reports a missing package before anything is computed
     began = time.monotonic()
     parsed = _checked(methods, config)
     items = find_task(task).draw(n, seed)
@@ -100,7 +100,7 @@ def evaluate(
         tape = replay or recorder
         progress(report)
         setup = config.setup(None if tape is None else tape.load)
-        # Each seed has a policy of its own, also where the method brings it.
+        # Each seed has its own policy, even if the method brings it.
         decoders = {name: [parse_method(name).build(setup.afresh()) for _ in range(seeds)] for name in parsed}
         for name, own in decoders.items():
             at_once = 1 if _learns(parsed[name], config) else concurrency
@@ -110,8 +110,8 @@ def evaluate(
                     outcome = dataclasses.replace(outcome, seconds=answer.ledger.total.seconds)
                 report.add(name, number, outcome)
                 if recorder is not None:
-                    recorder.flush()  # before the journal: an answer that is noted there is asked for no more
-                if noted is not None and not outcome.failed:  # a resumed run tries failures again
+                    recorder.flush()  # before the journal: an answer in there is not requested again
+                if noted is not None and not outcome.failed:  # a resumed run retries failures
                     noted.add_outcome(name, number, outcome)
                 progress(report)
     return dataclasses.replace(report, elapsed=time.monotonic() - began, methods={})
@@ -120,7 +120,7 @@ def evaluate(
 def _in_turn(
     decoders: Sequence[Decoder], items: Sequence[Item], done: Container[int], seed: int, at_once: int
 ) -> Iterator[tuple[int, Answer]]:
-    """The answers that are not done yet, each seed's after the other's, in the order in which they are ready."""
+    """The answers that are not done yet, seed after seed, in the order in which they are ready."""
     n = len(items)
     for k, decoder in enumerate(decoders):
         todo = [i for i in range(n) if k * n + i not in done]
@@ -130,7 +130,7 @@ def _in_turn(
 
 
 def _checked(methods: Sequence[str], config: RSDConfig) -> dict[str, Method]:
-    """The methods by their texts; none that could not work, as far as that is known before models are loaded."""
+    """The methods by their texts, checked as far as possible before models are loaded."""
     parsed = {name: parse_method(name) for name in methods}
     for method in parsed.values():
         method.check(config.setup())
@@ -138,12 +138,12 @@ def _checked(methods: Sequence[str], config: RSDConfig) -> dict[str, Method]:
 
 
 def _without_early_work(config: RSDConfig) -> RSDConfig:
-    """The same answers without calls that are begun before they are known to be needed."""
+    """Settings for the same answers without speculative calls."""
     return config.model_copy(update={"settings": config.settings.model_copy(update={"lookahead": 0, "hedge": None})})
 
 
 def _take_up(report: Report, noted: EvaluationJournal, learners: Container[str]) -> None:
-    """Count the answers that a journal holds."""
+    """Count the answers in a journal."""
     for name in report.outcomes:
         for number, outcome in noted.outcomes(name, report.answers, in_order=name in learners).items():
             report.add(name, number, outcome)
@@ -158,7 +158,7 @@ def _outcome(answer: Answer, item: Item, *, alone: bool) -> Outcome:
     """The outcome of an answer.
 
     Raises:
-        RunError: Nothing has worked yet, so that the set-up or the grader is broken.
+        RunError: Nothing has worked yet, so the set-up or the grader is broken.
     """
     error = None if isinstance(answer, Result) else answer
     if not isinstance(answer, Result):

@@ -1,4 +1,4 @@
-"""Steps of given solutions, scored one after another as a decoder would."""
+"""Scores the steps of given solutions in order, as a decoder would."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ class Solution:
 
     prompt: Prompt
     steps: tuple[str, ...]
-    """Texts without the blank lines between them, markers of thoughts included."""
+    """Texts without the blank lines between them, with markers of thoughts."""
     row: dict[str, Any]
-    """The whole entry it was read from."""
+    """The whole entry that it was read from."""
 
     @classmethod
     def of(cls, problem: str, solution: str, delimiter: str | Splitter = "\n\n") -> Solution:
-        """A solution that is not in steps, cut by a text or a splitter; see `cut`.
+        """Build an entry from an uncut solution, cut by a text or a splitter; see `cut`.
 
         Raises:
-            ConfigurationError: There is nothing in it.
+            ConfigurationError: The solution is blank.
         """
         steps = cut(solution, delimiter)
         if not steps:
-            raise ConfigurationError(f"{solution!r} is no solution: there is nothing in it to be scored")
+            raise ConfigurationError(f"{solution!r} is not a solution: it contains nothing to score")
         return cls(as_prompt(problem), tuple(steps), {"problem": problem, "solution": solution})
 
     def paths(self) -> Iterator[tuple[Path, Step]]:
         """Each step with the path before it, as a decoder would have them."""
         text = "\n\n".join(self.steps)
         markers, closed = Reader().read(text)[0].markers, unopened(text)
-        if closed is not None:  # by a template that is not known here
+        if closed is not None:  # by a template that is unknown here
             thinking: Thinking | None = Thinking(closed, closed.begin())
         else:
             thinking = None if markers is None else Thinking(markers)
@@ -75,31 +75,31 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """An entry that is no problem with a solution."""
+    """An entry that is not a problem with a solution."""
 
     where: str
     """Its place in the file."""
     error: str
     row: Any = None
-    """What stands there, where that is JSON."""
+    """Its content, if that is JSON."""
 
 
 FORM = 'an entry is {"problem": "…", "steps": ["…", "…"]} or {"problem": "…", "solution": "…"}'
 
 
 def read_entries(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[Solution | BadRow]:
-    """Solutions from a JSONL file, a JSON file with a list, or CSV, TSV or Parquet; what is none says why.
+    """Solutions from a JSONL file, a JSON file with a list, or CSV, TSV or Parquet; invalid entries say why.
 
-    Each has a `problem` (or `question`, `prompt`; a text or messages) and `steps`, a list, or a `solution` that is cut,
-    by default at its blank lines, a thought's too. The thought stands in its markers, or by itself as `thought` (or
-    `reasoning_content`, `reasoning`).
+    Each has a `problem` (or `question`, `prompt`; a text or messages) and either `steps`, a list, or a `solution` to
+    cut, by default at blank lines, also in its thought. The thought is within its markers, or separate as `thought`
+    (or `reasoning_content`, `reasoning`).
 
     Args:
         file: The file.
-        delimiter: What each `solution` is cut by, a text or a splitter; see `cut`.
+        delimiter: A text or a splitter to cut each `solution` by; see `cut`.
 
     Raises:
-        ConfigurationError: No such file, or nothing in it.
+        ConfigurationError: The file does not exist or is empty.
     """
     table = file.suffix.lower() in (".csv", ".tsv", ".parquet")
     lines = read_records(file) if table else read_lines(file)
@@ -113,14 +113,14 @@ def read_entries(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[Sol
 
 
 def read_solutions(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[Solution]:
-    """Solutions as `read_entries` has them, where each of them has to be one.
+    """Solutions as from `read_entries`, all of which must be valid.
 
     Args:
         file: The file.
-        delimiter: As of `read_entries`.
+        delimiter: As for `read_entries`.
 
     Raises:
-        ConfigurationError: No such file, nothing in it, or an entry that is no solution; its place is named.
+        ConfigurationError: The file does not exist or is empty, or an entry is not a solution; says where.
     """
     entries = read_entries(file, delimiter)
     bad = [entry for entry in entries if isinstance(entry, BadRow)]
@@ -131,13 +131,13 @@ def read_solutions(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[S
 
 
 def solution_of(prompt: Prompt, text: str) -> Solution | None:
-    """A response as a solution, cut at its blank lines; None where nothing is in it."""
+    """A response as a solution, cut at its blank lines; None if it is empty."""
     steps = cut(text)
     return Solution(prompt, tuple(steps), {}) if steps else None
 
 
 def _listed(file: FilePath) -> list[tuple[str, Any, str | None]] | None:
-    """The entries of a JSON file with a list, by place; None where it holds something else."""
+    """The entries of a JSON file with a list, by place; None if it contains something else."""
     try:
         rows = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
@@ -157,18 +157,18 @@ def _solution(where: str, row: Any, error: str | None, delimiter: str | Splitter
     except KeyError:
         return BadRow(where, "it has neither `steps` nor a `solution`", row)
     except (TypeError, ValueError, AttributeError, RSDError) as wrong:
-        return BadRow(where, f"it is no problem with a solution ({wrong})", row)
+        return BadRow(where, f"it is not a problem with a solution ({wrong})", row)
     if "steps" not in row and not steps:
         return BadRow(where, "its `solution` is blank", row)
     if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.strip() for step in steps):
-        return BadRow(where, "`steps` must be a list of one text or more, none of them blank", row)
+        return BadRow(where, "`steps` must be a list of at least one text, none of them blank", row)
     return Solution(prompt, tuple(steps), row)
 
 
 def _with_thought(row: dict[str, Any]) -> str:
     thought = next((row[key] for key in ("thought", "reasoning_content", "reasoning") if row.get(key)), "")
     if not isinstance(solution := row["solution"], str):
-        raise TypeError(f"its `solution` is {json.dumps(solution)} and no text")
+        raise TypeError(f"its `solution` is {json.dumps(solution)}, not a text")
     return MARKERS["think"].wrap(thought) + solution if thought else solution
 
 
@@ -179,7 +179,7 @@ def is_judged(path: Path, step: Step) -> bool:
 
 
 async def score_steps(verifier: Verifier, solution: Solution) -> list[float | None]:
-    """The reward of each step, in order; None where the verifier abstains, and of a marker of a thought alone.
+    """The reward of each step, in order; None if the verifier abstains, and for a mere marker of a thought.
 
     Raises:
         VerifierError: The verifier did not give one reward in [0, 1].
@@ -189,15 +189,15 @@ async def score_steps(verifier: Verifier, solution: Solution) -> list[float | No
 
 async def _score(verifier: Verifier, path: Path, step: Step) -> float | None:
     rewards = (await verifier.score(path, [step])).rewards
-    if len(rewards) != 1 or not (rewards[0] is None or 0 <= rewards[0] <= 1):  # NaN fails this as well
-        raise VerifierError(f"{verifier.name!r} gave {rewards} for one step, and no reward in [0, 1]")
+    if len(rewards) != 1 or not (rewards[0] is None or 0 <= rewards[0] <= 1):  # NaN fails this too
+        raise VerifierError(f"{verifier.name!r} gave {rewards} for one step, not a reward in [0, 1]")
     return rewards[0]
 
 
 async def score_all(
     verifier: Verifier, solutions: Sequence[Solution], concurrency: int = 16
 ) -> AsyncGenerator[tuple[int, list[float | None] | RSDError], None]:
-    """Rewards of many solutions side by side, in their order; one that cannot be scored gives its error."""
+    """Rewards of many solutions, scored concurrently, in their order; one that cannot be scored gives its error."""
 
     async def one(i: int) -> list[float | None] | RSDError:
         try:
@@ -219,7 +219,7 @@ async def score_all(
 
 
 def aggregates(rewards: Sequence[float | None]) -> dict[str, float | None]:
-    """One score of a whole solution, in the usual ways; steps without a reward are left out."""
+    """A score of the whole solution, by each of the usual formulas; steps without a reward are left out."""
     known = [reward for reward in rewards if reward is not None]
     if not known:
         return dict.fromkeys(("min", "product", "mean", "last"))

@@ -1,4 +1,4 @@
-"""Calls side by side, with each result as it is ready."""
+"""Concurrent calls, with each result as it is ready."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ T = TypeVar("T")
 async def as_ready(
     call: Callable[[A], Awaitable[T]], arguments: Collection[A], at_once: int
 ) -> AsyncGenerator[tuple[A, T], None]:
-    """Call a function with each argument, and yield argument and result in the order in which the calls end.
+    """Call a function with each argument, and yield arguments and results in the order in which calls end.
 
-    Each is a request of its own: where models have to wait, what was begun first goes first.
+    Each call is a separate request: when models are busy, requests are served in the order in which they began.
 
-    Leaving early, an error of a call and a cancellation end all of the calls before they are passed on.
+    Leaving early, an error of a call and a cancellation end all calls before they are passed on.
 
     Args:
         call: The function.
-        arguments: What it is called with.
-        at_once: Calls in flight at a time.
+        arguments: One per call.
+        at_once: Maximum number of calls in flight.
     """
     ready: asyncio.Queue[tuple[A, T] | None] = asyncio.Queue()
 

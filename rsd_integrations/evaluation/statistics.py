@@ -1,4 +1,4 @@
-"""How certain figures are: intervals and tests for methods that answered the same problems."""
+"""Intervals and tests for methods that answered the same problems."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESAMPLES = 10_000
 
 
 def wilson(right: int, n: int) -> Interval:
-    """The Wilson score interval of 95 % of a proportion; (0, 1) when nothing was counted.
+    """The 95 % Wilson score interval of a proportion; (0, 1) if nothing was counted.
 
     Raises:
         ValueError: `right` is not from 0 to `n`.
@@ -42,12 +42,12 @@ def binomial_test(successes: int, n: int) -> Any:
 
 
 def bootstrap(columns: npt.ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> npt.NDArray[np.float64]:
-    """Sums of columns over problems that are drawn with replacement, whole rows at a time, so that pairs stay pairs.
+    """Sums of columns over problems drawn with replacement, whole rows at a time, so that pairs stay paired.
 
     Args:
         columns: One row per problem.
-        resamples: How many times.
-        seed: The same seed draws the same problems.
+        resamples: Number of draws.
+        seed: Equal seeds draw equal problems.
 
     Returns:
         One row per resample, one column per column.
@@ -68,13 +68,13 @@ def interval(samples: npt.NDArray[np.float64]) -> Interval:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact McNemar test, two-sided: how likely so uneven a split of the disagreements is between equals."""
+    """Exact McNemar test, two-sided: the probability of such an uneven split of disagreements between equals."""
     both = only_first + only_second
     return float(binomial_test(only_first, both).pvalue) if both else 1.0
 
 
 def sign_flips(gaps: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Randomisation test of paired differences, two-sided: how likely so large a mean is if each sign is a coin."""
+    """Randomisation test of paired differences, two-sided: the probability of such a large mean if signs are random."""
     values = np.asarray(gaps, dtype=np.float64)
     rng, at_least = np.random.default_rng(seed), 0
     for first in range(0, resamples, 500):
@@ -85,7 +85,7 @@ def sign_flips(gaps: Sequence[float], resamples: int = RESAMPLES, seed: int = 0)
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One method against another over the same problems; intervals are of 95 %, by paired bootstrap."""
+    """One method against another over the same problems, with 95 % intervals by paired bootstrap."""
 
     n: int
     """Problems."""
@@ -93,16 +93,16 @@ class Comparison:
     """Accuracy of the method minus that of the other."""
     ci95: Interval
     p_value: float
-    """Of equal accuracy, by McNemar's exact test; with several answers to a problem, by a sign-flip test."""
+    """For equal accuracy, by McNemar's exact test; with several answers per problem, by a sign-flip test."""
     only_first: int
-    """Problems that only the method solved; with several answers to each, that it solved more often."""
+    """Problems that only the method solved; with several answers per problem, that it solved more often."""
     only_second: int
-    """The same of the other one."""
+    """The same for the other method."""
     fewer_flops: float | None
-    """How many times fewer FLOPs, everything charged."""
+    """The other's FLOPs divided by the method's, everything charged."""
     fewer_flops_ci95: Interval | None
     fewer_flops_paper: float | None
-    """The same by the paper's convention."""
+    """The same, by the paper's convention."""
     fewer_flops_paper_ci95: Interval | None
 
 
@@ -117,8 +117,8 @@ def compare(
 
     Args:
         first: The answers of the method.
-        second: Those of the other one, to the same problems in the same order.
-        problems: Which problem each is about, where there are several answers to one: what is resampled are problems.
+        second: Those of the other method, to the same problems in the same order.
+        problems: The problem of each answer, if there are several per problem: problems are what is resampled.
     """
     gaps: defaultdict[object, list[int]] = defaultdict(list)
     sums = defaultdict[object, list[float]](lambda: [0.0] * 4)

@@ -1,4 +1,4 @@
-"""Reports for people: Markdown."""
+"""Reports as Markdown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rsd_integrations.evaluation.report import Report
 
 
 def flops(amount: float | None, n: int, alone: float | None) -> str:
-    """FLOPs per problem, and how they compare."""
+    """FLOPs per problem, and their ratio."""
     if amount is None:
         return "unknown"
     ratio = f" ({times(alone / amount)})" if alone and amount else ""
@@ -46,7 +46,7 @@ def markdown(report: Report) -> str:
             "",
             f"Against {report.reference}, paired over the same problems (bootstrap intervals, McNemar's exact test):",
             "",
-            "| method | difference in accuracy | 95 % | p | only it right | only the other right |",
+            "| method | difference in accuracy | 95 % | p | only it correct | only the other correct |",
             "|---|---|---|---|---|---|",
         ]
     for name, comparison in compared.items():
@@ -56,5 +56,5 @@ def markdown(report: Report) -> str:
             f"| {comparison.only_first} | {comparison.only_second} |"
         )
     if report.faults:
-        lines += ["", "What went wrong on the way:", "", *(f"- {line}" for line in report.faults)]
+        lines += ["", "Faults:", "", *(f"- {line}" for line in report.faults)]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Tasks: problems with a grader, from the embedded family, people's files or the hub."""
+"""Tasks: problems with a grader, from the embedded family, files or the hub."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ notices = logging.getLogger("rsd_integrations.notices")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of grading a text."""
+    """The result of grading a text."""
 
     right: bool | None
-    """Whether it is right; None where that is not known."""
+    """Whether it is correct; None if unknown."""
     error: GradingError | None = None
-    """Why it could not be graded, although the right answer is known."""
+    """Why it could not be graded although the correct answer is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +46,25 @@ class Item:
 
     question: str
     reference: str | None
-    """The right answer, for people; None where it is not known."""
+    """The correct answer, for display; None if unknown."""
     grade: Callable[[str], bool] | None
-    """Whether a text answers the problem rightly; None where nobody knows, so that answers are not counted."""
+    """Whether a text answers the problem correctly; None if that cannot be known, so that answers are not counted."""
     system: str = ""
     grader: str = ""
-    """The grader's name, for people; empty where the task judges by itself."""
+    """The grader's name, for display; empty if the task judges by itself."""
     messages: Prompt = ()
-    """The whole conversation, where the question is the last message of one."""
+    """The whole conversation, if the question is its last message."""
 
     @property
     def prompt(self) -> PromptLike:
-        """What the models are asked."""
+        """The prompt for the models."""
         asked: list[Any] = list(self.messages) or [("user", self.question)]
         if not self.system or (self.messages and self.messages[0].role == "system"):
             return asked if self.messages else self.question
         return [("system", self.system), *asked]
 
     def verdict(self, text: str) -> Verdict:
-        """Grade a text, as far as that is possible; of raw output, what follows its thought."""
+        """Grade a text, as far as possible; of raw output, the part after its thought."""
         if self.grade is None:
             return Verdict(None)
         try:
@@ -78,22 +78,22 @@ class Task(Data):
 
     @abstractmethod
     def draw(self, n: int | None, seed: int) -> list[Item]:
-        """That many distinct problems, the same for the same seed; None is all of them.
+        """Return `n` distinct problems, the same for the same seed; None is all of them.
 
         Raises:
-            ConfigurationError: There are fewer, or they cannot be read.
+            ConfigurationError: There are fewer problems, or they cannot be read.
         """
 
 
 class EmbeddedTask(Task):
-    """The embedded family's word problems: held out (`test`), or those on which thresholds are chosen (`dev`)."""
+    """The embedded family's word problems: held out (`test`), or for choosing thresholds (`dev`)."""
 
     kind: Literal["embedded"] = "embedded"
     split: Literal["test", "dev"] = "test"
 
     def draw(self, n: int | None, seed: int) -> list[Item]:
         if n is None:
-            raise ConfigurationError("the embedded task makes as many problems as are asked for; say how many with --n")
+            raise ConfigurationError("the embedded task has no fixed number of problems; choose one with --n")
         return [
             Item(problem.question, str(problem.answer), partial(is_right, problem))
             for problem in itertools.islice(embedded.problems(self.split, seed), n)
@@ -111,20 +111,20 @@ class DatasetTask(Task):
     """Hub id, folder or file."""
     config: str | None = None
     split: str = "test"
-    """Ignored for a single file, and for a folder whose files name no split."""
+    """Ignored for a single file, and for a folder whose files are not named after splits."""
     question: str = "auto"
-    """Column of the problem, as text or messages; `auto`: `question`, else the one whose name says so."""
+    """Column of the problem, as text or messages; `auto`: `question`, else one with a similar name."""
     answer: str | None = "auto"
-    """Column of the right answer; `auto`: `answer`, else the one whose name says so; None, `none` or empty: none."""
+    """Column of the correct answer; `auto`: `answer`, else one with a similar name; None, `none` or empty: none."""
     answer_after: str | None = None
-    """The answer proper begins after the last of these marks."""
+    """The answer itself begins after the last of these marks."""
     choices: tuple[str, ...] = ()
-    """Columns with the options of a multiple-choice problem: one list, or one each, which are then shuffled."""
+    """Columns with the options of a multiple-choice problem: one list, or one per option, then shuffled."""
     keep: Mapping[str, tuple[str, ...]] = {}
     """Only rows with one of these values in a column."""
     grader: str = "auto"
-    """`auto` (by the content of each right answer), `number`, `choice`, `yes_no`, `math`, `text`, `exact`, or one that
-    an installed package brings."""
+    """`auto` (by the content of each correct answer), `number`, `choice`, `yes_no`, `math`, `text`, `exact`, or one
+    from an installed package."""
     system: str = STEP_BY_STEP
     """System prompt."""
 
@@ -146,7 +146,7 @@ class DatasetTask(Task):
             if all(as_written(row.get(column)) in allowed for column, allowed in self.keep.items())
         ]
         if not rows or (n is not None and n > len(rows)):
-            raise ConfigurationError(f"{self.path} has {len(rows)} problems; {n or 'some'} were asked for")
+            raise ConfigurationError(f"{self.path} has {len(rows)} problems; {n or 'some'} were requested")
         drawn = rows if n is None else random.Random(seed).sample(rows, n)
         question, answer = self._columns(dict.fromkeys(name for row in rows for name in row))
         items = [self._item(row, question, answer) for row in drawn]
@@ -155,7 +155,7 @@ class DatasetTask(Task):
         return items
 
     def _columns(self, columns: Collection[str]) -> tuple[str, str | None]:
-        """The columns of the problem and of the answer; what is guessed is told."""
+        """The columns of the problem and of the answer; guesses are reported."""
         guess_question, guess_answer = (c == "auto" and c not in columns for c in (self.question, self.answer))
         question = guessed(columns, QUESTIONS) if guess_question else self.question
         answer = guessed(columns, ANSWERS) if guess_answer else self.answer
@@ -164,7 +164,7 @@ class DatasetTask(Task):
                 lacks = f"no column {column!r}" if column else f"no column that looks like the {what}"
                 none = ", or answer=none where there is none" if what == "answer" else ""
                 raise ConfigurationError(
-                    f"{self.path} has {lacks}; it has {', '.join(columns)}. Name the right one: "
+                    f"{self.path} has {lacks}; it has {', '.join(columns)}. Name it: "
                     f"dataset:{self.path},{what}=COLUMN{none}"
                 )
         assert question is not None
@@ -190,11 +190,11 @@ class DatasetTask(Task):
 
 
 def _asked(value: Any, path: str) -> tuple[str, Prompt]:
-    """A question, and the conversation that it ends."""
+    """A question, and the conversation before it."""
     try:
         prompt = as_prompt(value if isinstance(value, list) else as_written(value) or "")
     except (ConfigurationError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigurationError(f"{path}: the question {value!r:.80} cannot be asked: {error}") from error
+        raise ConfigurationError(f"{path}: the question {value!r:.80} is not a valid prompt: {error}") from error
     return (prompt[-1].content, prompt) if isinstance(value, list) else (str(as_written(value)), ())
 
 
@@ -227,7 +227,7 @@ BUILT_IN: dict[str, Task | type[Task]] = {
         path="cais/mmlu", config="all", choices=("choices",), grader="choice", keep={"subject": _STEM}
     ),
 }
-"""Tasks known by name. GPQA asks for an agreement on the hub first."""
+"""Tasks known by name. GPQA requires accepting its terms on the hub first."""
 
 
 def _of_package(plugin: Plugin) -> Task | type[Task]:
@@ -236,14 +236,14 @@ def _of_package(plugin: Plugin) -> Task | type[Task]:
 
 
 TASKS: Registry[Task | type[Task]] = Registry("task", "rsd.tasks", BUILT_IN, _of_package)
-"""The built-in tasks, and those of installed packages: a task, or a class of tasks that is made from its fields."""
+"""The built-in tasks, and those of installed packages: a task, or a class of tasks built from its fields."""
 
 
 def find_task(task: str | Mapping[str, Any] | Task) -> Task:
     """A task by name, by the path of a file, by text (`dataset:ORG/NAME,split=train,question=problem`), or from data.
 
     Raises:
-        ConfigurationError: Unknown name, a field out of its range, or a package that is broken.
+        ConfigurationError: Unknown name, a field out of range, or a broken package.
     """
     if isinstance(task, Task):
         return task
@@ -261,7 +261,7 @@ def find_task(task: str | Mapping[str, Any] | Task) -> Task:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        raise ConfigurationError(f"{task!r} is no valid task: {explain(error)}") from error
+        raise ConfigurationError(f"{task!r} is not a valid task: {explain(error)}") from error
 
 
 def _class(kind: str, task: object) -> type[Task]:
@@ -275,5 +275,5 @@ def _class(kind: str, task: object) -> type[Task]:
         )
     part = TASKS[kind]
     if isinstance(part, Task):
-        raise ConfigurationError(f"{task!r}: the task {kind!r} is complete as it is; write its name alone")
+        raise ConfigurationError(f"{task!r}: the task {kind!r} takes no options; write only its name")
     return part

@@ -1,4 +1,4 @@
-"""Units of measure and of money by their names: what equals what."""
+"""Units of measure and of money by their names, and their conversion."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 Unit = tuple[tuple[str, Fraction], ...]
-"""What a name may mean, since a pound is money or mass: the dimension, and how many of its base units this is."""
+"""The possible meanings of a name (a pound is money or mass): the dimension, and the number of its base units."""
 PERCENT = "percent"
 
 
 def _units() -> dict[str, Unit]:
-    """Names of units, each with its dimensions and how many of the dimension's base units it is."""
+    """Names of units, each with its possible dimensions and the number of base units in it."""
     told = {
         "length": {
             "mm millimeter millimetre": "1/1000", "cm centimeter centimetre": "1/100", "dm decimeter decimetre": "1/10",
@@ -61,7 +61,7 @@ UNITS: Mapping[str, Unit] = _units()
 
 
 def unit_of(words: list[str]) -> tuple[Unit, frozenset[str]]:
-    """The unit that words name, and those of them that are no known unit."""
+    """The unit in some words, and the words that are not a known unit."""
     if words[:2] == ["per", "cent"]:
         words = ["percent"]
     for divider in ("/", "per", "a", "an"):
@@ -93,6 +93,6 @@ def unit_of(words: list[str]) -> tuple[Unit, frozenset[str]]:
 
 
 def _nouns(words: list[str]) -> frozenset[str]:
-    """What is counted, in the singular; "units" counts nothing."""
+    """The counted noun, in the singular; "units" is none."""
     stems = (re.sub(r"(?<=[^s])s$|(?<=[sx])es$", "", word) for word in words if len(word) > 1)
     return frozenset(stem for stem in stems if stem not in ("unit", "of", "the", "in", "per"))

@@ -17,7 +17,7 @@ from rsd_core import BatchError, ConfigurationError, Decoder, MissingDependency,
 from rsd_core.ledger import Account
 
 try:
-    import lm_eval.models  # noqa: F401 - the harness registers its own models only where none is registered yet
+    import lm_eval.models  # noqa: F401 - the harness registers its own models only while none is registered
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model

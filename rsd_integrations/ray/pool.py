@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 notices = logging.getLogger("rsd_integrations.notices")
 
 DEATHS = 3
-"""A request is given up after this many actors died while working on it: it may be what kills them."""
+"""A request is given up after this many actors died while working on it, since it may be what kills them."""
 PATIENCE = 30.0
 """Seconds without any actor before a warning."""
 FAREWELL = 5.0

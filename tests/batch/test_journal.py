@@ -1,4 +1,4 @@
-"""The journal: nobody else's file is touched, one process writes, and a whole row is never lost."""
+"""The journal: other files are not touched, one process writes, and a complete row is never lost."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ OLD = Path(__file__).parent / "journals"
 
 
 class Seats(Task):
-    """Problems that the scripted models answer, one of three rightly."""
+    """Problems that the scripted models answer, one of three correctly."""
 
     def draw(self, n: int | None, seed: int) -> list[Item]:
         return [
@@ -50,7 +50,7 @@ class Seats(Task):
         (b"[" * 100_000, "text that begins"),
     ],
 )
-def test_what_is_no_journal_is_refused_and_not_a_byte_of_it_changed(tmp_path: Path, content: bytes, told: str) -> None:
+def test_other_files_are_refused_and_not_a_byte_of_them_changes(tmp_path: Path, content: bytes, told: str) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_bytes(content)
     before = file.stat()
@@ -73,16 +73,16 @@ def test_a_journal_of_the_other_command_is_refused(tmp_path: Path) -> None:
         evaluate(SCRIPTED, Seats(), ["rsd"], 1, 1, journal=file)
     file.unlink()
     evaluate(SCRIPTED, Seats(), ["rsd"], 1, 1, journal=file)
-    with pytest.raises(ConfigurationError, match="holds no results of `rsd batch`, but a journal of `rsd eval`"):
+    with pytest.raises(ConfigurationError, match="contains a journal of `rsd eval`, not results of `rsd batch`"):
         read_results(file)
     file.write_text("")
     assert read_results(file) == {}
 
 
-def test_folders_and_devices_are_no_journals(tmp_path: Path) -> None:
+def test_folders_and_devices_are_not_journals(tmp_path: Path) -> None:
     for file, told in (
         (tmp_path, "a folder"),
-        (Path("/dev/null"), "no regular file"),
+        (Path("/dev/null"), "not a regular file"),
         (tmp_path / "no/x", "not exist"),
     ):
         with pytest.raises(ConfigurationError, match=told):
@@ -109,7 +109,7 @@ def test_a_second_process_is_refused_with_the_first_ones_id_until_that_is_killed
     assert holder.stdout is not None
     acknowledged = [holder.stdout.readline() for _ in range(20)]
     for name in (file, link):
-        with pytest.raises(ConfigurationError, match=rf"is being written by process {holder.pid}; wait for its end"):
+        with pytest.raises(ConfigurationError, match=rf"is being written by process {holder.pid}; wait until it ends"):
             Journal(name, ABOUT)
     holder.send_signal(signal.SIGKILL)
     acknowledged += holder.communicate()[0].splitlines()
@@ -117,7 +117,7 @@ def test_a_second_process_is_refused_with_the_first_ones_id_until_that_is_killed
         assert [row["id"] for row in journal.rows][: len(acknowledged)] == [int(line) for line in acknowledged]
         whole = len(journal.rows)
         journal.add({"id": "mine"})
-        with pytest.raises(ConfigurationError, match="is being written by this process already"):
+        with pytest.raises(ConfigurationError, match="is being written by this process"):
             Journal(file, ABOUT)
     assert [row["id"] for row in read_rows(file)[1:]] == [*range(whole), "mine"]
     assert set(os.listdir(tmp_path)) == {"x.jsonl", "link.jsonl"}
@@ -156,11 +156,11 @@ def test_a_file_cut_at_any_byte_loses_the_row_that_was_cut_and_no_other(tmp_path
 def test_the_first_line_of_another_run_cut_off_is_not_ours(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_bytes(b'{"batch": 1, "config": {"x": 2')
-    with pytest.raises(ConfigurationError, match="no journal of this program"):
+    with pytest.raises(ConfigurationError, match="not a journal of this program"):
         Journal(file, ABOUT)
 
 
-def test_a_damaged_line_is_told_with_its_number(tmp_path: Path) -> None:
+def test_a_damaged_line_is_reported_with_its_number(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text(json.dumps(ABOUT) + '\n{"n": 1}\n{"n": {"n": 2}\n{"n": 3}\n')
     with pytest.raises(ConfigurationError, match="line 3, is damaged"):
@@ -174,7 +174,7 @@ def test_a_damaged_line_is_told_with_its_number(tmp_path: Path) -> None:
 def test_a_newer_journal_says_so(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text('{"batch": 2, "models": []}\n')
-    with pytest.raises(ConfigurationError, match="newer rsd-decoding, in form 2; upgrade"):
+    with pytest.raises(ConfigurationError, match="newer rsd-decoding, in format 2; upgrade"):
         Journal(file, ABOUT)
 
 
@@ -192,7 +192,7 @@ def test_a_disk_that_fills_up_costs_no_whole_row(tmp_path: Path, monkeypatch: py
     with Journal(file, ABOUT) as journal:
         journal.add({"n": 1})
         with pytest.raises(
-            RSDError, match=r"x\.jsonl cannot be written: No space left on device. Its 1 rows are whole"
+            RSDError, match=r"x\.jsonl cannot be written: No space left on device. Its 1 rows are complete"
         ):
             journal.add({"n": 2, "text": "long" * 9})
     assert file.read_text().splitlines()[1:] == ['{"n": 1}']
@@ -222,7 +222,7 @@ def test_a_full_disk_costs_no_row_whose_end_an_earlier_writer_left_out(
         for _ in range(rows_before):
             journal.add({"n": 2})
         is_full[0] = True
-        with pytest.raises(RSDError, match=f"Its {1 + rows_before} rows are whole"):
+        with pytest.raises(RSDError, match=f"Its {1 + rows_before} rows are complete"):
             journal.add({"n": 3})
         assert [row["n"] for row in read_rows(file)[1:]] == [1, 2][: 1 + rows_before]
         is_full[0] = False
@@ -239,7 +239,7 @@ def test_a_journal_that_could_not_begin_begins_with_the_next_row(
     with Journal(tmp_path / "x.jsonl", ABOUT) as journal:
         with monkeypatch.context() as patch:
             patch.setattr("rsd_integrations.batch.journal.os.write", full)
-            with pytest.raises(RSDError, match="Its 0 rows are whole"):
+            with pytest.raises(RSDError, match="Its 0 rows are complete"):
                 journal.add({"n": 1})
         journal.add({"n": 2})
     assert read_rows(tmp_path / "x.jsonl") == [ABOUT, {"n": 2}]
@@ -264,7 +264,7 @@ def test_rows_are_on_the_disk_from_time_to_time_and_at_the_end(
     assert synced == lines
 
 
-def test_rows_that_do_not_reach_the_disk_at_the_end_are_told_and_others_may_write(
+def test_rows_that_do_not_reach_the_disk_at_the_end_are_reported_and_others_may_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(_: int) -> None:
@@ -293,7 +293,7 @@ def test_a_batch_on_a_full_disk_ends_with_one_line_and_goes_on_later(
 
     monkeypatch.setattr("rsd_integrations.batch.journal.os.write", full)
     with pytest.raises(
-        RSDError, match=r"No space left on device\. Its \d rows are whole; once that is mended, the same"
+        RSDError, match=r"No space left on device\. Its \d rows are complete; once that is fixed, the same"
     ):
         run_journaled(SCRIPTED, problems, file, concurrency=4)
     monkeypatch.undo()
@@ -304,7 +304,7 @@ def test_a_batch_on_a_full_disk_ends_with_one_line_and_goes_on_later(
     assert file.read_bytes().startswith(before)
 
 
-def test_journals_of_the_build_before_are_gone_on_with(tmp_path: Path) -> None:
+def test_journals_of_the_previous_build_are_resumed(tmp_path: Path) -> None:
     file = tmp_path / "batch.jsonl"
     file.write_bytes((OLD / "batch-1.jsonl").read_bytes())
     problems = as_problems(["one", [("system", "be brief"), ("user", "two")], "one", "three"], ["a", None, None, None])
@@ -332,7 +332,7 @@ def test_what_is_different_about_another_run_is_named(tmp_path: Path) -> None:
 
 
 def test_two_runs_one_after_another_take_nothing_from_each_other(tmp_path: Path) -> None:
-    """Many processes on one file: those that are refused leave it alone, and each row of the others is there."""
+    """Many processes on one file: refused ones leave it alone, and all rows of the others are in it."""
     file = tmp_path / "x.jsonl"
     code = (
         HOLDER.replace("10**9", "5").replace("i})", "f'{sys.argv[2]}-{i}'})").replace("print(i", "print(sys.argv[2], i")
@@ -349,11 +349,11 @@ def test_two_runs_one_after_another_take_nothing_from_each_other(tmp_path: Path)
 
 
 @pytest.mark.parametrize("row", ['{"key": [1], "result": {}}', '{"result": 1}', '{"result": {"degradations": [1]}}'])
-def test_a_row_of_a_batch_that_is_none_is_named(tmp_path: Path, row: str) -> None:
+def test_an_invalid_row_of_a_batch_is_named(tmp_path: Path, row: str) -> None:
     file = tmp_path / "x.jsonl"
     run_journaled(SCRIPTED, as_problems(["one"]), file)
     file.write_text(file.read_text() + row + "\n")
-    told = re.escape(f"{file}: the row {row} is damaged; delete that line, and its piece of work is done again")
+    told = re.escape(f"{file}: the row {row} is damaged; delete that line to have its work done again")
     with pytest.raises(ConfigurationError, match=told):
         run_journaled(SCRIPTED, as_problems(["one", "two"]), file)
     with pytest.raises(ConfigurationError, match=told):
@@ -364,7 +364,7 @@ def test_a_row_of_a_batch_that_is_none_is_named(tmp_path: Path, row: str) -> Non
     "row",
     ['{"method": "rsd"}', '{"method": "rsd", "problem": 1, "outcome": {"x": 1}}', '{"method": "rsd", "problem": 1}'],
 )
-def test_a_row_of_an_evaluation_that_is_none_is_named(tmp_path: Path, row: str) -> None:
+def test_an_invalid_row_of_an_evaluation_is_named(tmp_path: Path, row: str) -> None:
     file = tmp_path / "x.jsonl"
     evaluate(SCRIPTED, Seats(), ["rsd"], 1, 1, journal=file)
     file.write_text(file.read_text() + row + "\n")

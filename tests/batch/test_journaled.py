@@ -1,4 +1,4 @@
-"""A batch in a file: every result once, whatever ended the run."""
+"""A batch in a file: every result exactly once, however the run ended."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ def test_the_same_prompt_again_is_another_problem() -> None:
     assert as_problems(["other", "same"])[1].key == first.key  # wherever it stands in the file
 
 
-def test_more_prompts_may_be_added_and_changed_ones_are_solved_anew(tmp_path: Path) -> None:
+def test_prompts_may_be_added_and_changed_ones_are_solved_again(tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     run_journaled(SCRIPTED, as_problems(["one", "two"], ["a", "b"]), out)
     told = run_journaled(SCRIPTED, as_problems(["one", "two, changed", "three"], ["a", "b", "c"]), out)
@@ -69,13 +69,13 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
     run_journaled(SCRIPTED, as_problems(["one"]), out)
     other = SCRIPTED.model_copy(update={"settings": Settings(temperature=0.7)})
     with pytest.raises(
-        ConfigurationError, match=r"about another run: its config\.settings\.temperature is 0\.0, not 0\.7"
+        ConfigurationError, match=r"belongs to another run: its config\.settings\.temperature is 0\.0, not 0\.7"
     ):
         run_journaled(other, as_problems(["one"]), out)
 
 
 def test_the_rest_of_a_run_may_ask_its_servers_otherwise(tmp_path: Path) -> None:
-    """Who learns in an outage that more patience is needed keeps what is finished."""
+    """A user who needs more patience after an outage keeps the finished work."""
     out, spec = tmp_path / "results.jsonl", "openai{}:m@http://127.0.0.1:9/v1"
     run_journaled(SCRIPTED, as_problems(["one"]), out)
     head, *rows = out.read_text().splitlines()
@@ -83,7 +83,7 @@ def test_the_rest_of_a_run_may_ask_its_servers_otherwise(tmp_path: Path) -> None
     out.write_text("\n".join([head.replace("scripted:target", spec.format(",patience=5")), *rows]) + "\n")
     assert run_journaled(patient, as_problems(["one"]), out).found == 1
     other = SCRIPTED.model_copy(update={"target": spec.format(",template.thinking=true")})
-    with pytest.raises(ConfigurationError, match=r"about another run: its config\.target is"):
+    with pytest.raises(ConfigurationError, match=r"belongs to another run: its config\.target is"):
         run_journaled(other, as_problems(["one"]), out)
 
 
@@ -97,7 +97,7 @@ def test_a_difference_at_the_end_of_a_long_spec_is_shown(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("torn", ['{"id": "b", "key": "x", "res', "\x00\x00\x00"])
-def test_a_torn_line_is_no_result_and_no_error(tmp_path: Path, torn: str) -> None:
+def test_a_torn_line_is_neither_a_result_nor_an_error(tmp_path: Path, torn: str) -> None:
     out = tmp_path / "results.jsonl"
     run_journaled(SCRIPTED, as_problems(["one"], ["a"]), out)
     whole = out.read_text()
@@ -108,15 +108,15 @@ def test_a_torn_line_is_no_result_and_no_error(tmp_path: Path, torn: str) -> Non
     assert set(read_results(out)) == {"a", "b"}
 
 
-def test_what_is_no_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_other_files_are_refused_and_left_unchanged(tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     out.write_text("my notes\n")
-    with pytest.raises(ConfigurationError, match="no journal of this program but text"):
+    with pytest.raises(ConfigurationError, match="not a journal of this program but text"):
         run_journaled(SCRIPTED, as_problems(["one"]), out)
     assert out.read_text() == "my notes\n"
 
 
-def test_a_failed_problem_is_noted_with_its_text_and_tried_again(tmp_path: Path) -> None:
+def test_a_failed_problem_is_noted_with_its_text_and_retried(tmp_path: Path) -> None:
     out, broken = tmp_path / "results.jsonl", [True]
 
     def target(path: Any, rng: Any) -> str | Exception:
@@ -152,16 +152,16 @@ def test_a_failed_problem_is_noted_with_its_text_and_tried_again(tmp_path: Path)
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"question": "one"}', "line 2 is no prompt: it has no `prompt`"),
-        ("3", "line 2 is no prompt: it is int"),
-        ("null", "line 2 is no prompt: it is NoneType"),
-        ('"  "', "line 2 is no prompt: The prompt is empty"),
-        ('{"prompt": ""}', "line 2 is no prompt: The prompt is empty"),
-        ('{"prompt": [{"content": "x"}]}', "line 2 is no prompt: "),
-        ("{", "line 2 is no prompt: it is not JSON"),
+        ('{"question": "one"}', "line 2 is not a prompt: it has no `prompt`"),
+        ("3", "line 2 is not a prompt: it is int"),
+        ("null", "line 2 is not a prompt: it is NoneType"),
+        ('"  "', "line 2 is not a prompt: The prompt is empty"),
+        ('{"prompt": ""}', "line 2 is not a prompt: The prompt is empty"),
+        ('{"prompt": [{"content": "x"}]}', "line 2 is not a prompt: "),
+        ("{", "line 2 is not a prompt: it is not JSON"),
     ],
 )
-def test_a_line_that_is_no_prompt_is_a_row_with_an_error(tmp_path: Path, line: str, words: str) -> None:
+def test_an_invalid_prompt_is_a_row_with_an_error(tmp_path: Path, line: str, words: str) -> None:
     file, out = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
     file.write_text(f'"one"\n{line}\n{{"prompt": "three", "id": "c"}}\n')
     for found, rows in ((0, 3), (2, 3)):  # noted once, and told each time
@@ -178,7 +178,7 @@ def test_a_line_that_is_no_prompt_is_a_row_with_an_error(tmp_path: Path, line: s
     assert '{"prompt": TEXT or MESSAGES' in str(strict.value)
 
 
-def test_a_bad_line_keeps_its_name_and_is_solved_once_it_is_mended(tmp_path: Path) -> None:
+def test_a_bad_line_keeps_its_name_and_is_solved_once_it_is_fixed(tmp_path: Path) -> None:
     file, out = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
     run_journaled(SCRIPTED, read_problems(write(file, {"prompt": " ", "id": 7})), out)
     assert read_results(out)["7"].finish_reason == "error"
@@ -187,7 +187,7 @@ def test_a_bad_line_keeps_its_name_and_is_solved_once_it_is_mended(tmp_path: Pat
     assert read_results(out)["7"].answer == "10"
 
 
-def test_nothing_is_loaded_for_lines_that_are_no_prompts(tmp_path: Path) -> None:
+def test_nothing_is_loaded_for_invalid_prompts(tmp_path: Path) -> None:
     config = RSDConfig(drafter="hf:no/such", verifier="scripted:verifier", target="scripted:target")
     told = run_journaled(config, read_problems(write(tmp_path / "p.jsonl", "", 3)), tmp_path / "out.jsonl")
     assert (told.done, told.failed) == (0, 2)
@@ -196,7 +196,7 @@ def test_nothing_is_loaded_for_lines_that_are_no_prompts(tmp_path: Path) -> None
 def test_names_that_stand_for_two_prompts_and_empty_prompts_are_refused(tmp_path: Path) -> None:
     for first in ("one", ""):
         lines = [{"prompt": first, "id": "a"}, {"prompt": "two", "id": "a"}]
-        with pytest.raises(ConfigurationError, match="'a' stands for several"):
+        with pytest.raises(ConfigurationError, match="several prompts have the id 'a'"):
             read_problems(write(tmp_path / "prompts.jsonl", *lines))
     with pytest.raises(PromptError):
         as_problems([""])
@@ -213,13 +213,13 @@ def test_prompts_of_other_files_and_columns(tmp_path: Path, caplog: pytest.LogCa
     file.write_text("id,Question,note\n007,What is 1+1?,\n8,,empty\n")
     first, second = read_problems(file)
     assert (first.id, first.prompt[0].content) == ("007", "What is 1+1?")
-    assert (second.id, str(second.error).startswith("line 3 is no prompt: The prompt is empty")) == ("8", True)
+    assert (second.id, str(second.error).startswith("line 3 is not a prompt: The prompt is empty")) == ("8", True)
     assert caplog.messages == [f"{file}: prompts are read from the column 'Question'; --prompt names another one"]
     assert [problem.prompt[0].content for problem in read_problems(file, prompt="note") if not problem.error] == [
         "empty"
     ]
     file.write_text("id,prompt\n,one\n,two\n")
-    assert len({problem.id for problem in read_problems(file)}) == 2  # an empty cell is no name
+    assert len({problem.id for problem in read_problems(file)}) == 2  # an empty cell is not a name
     file.write_text("id,note\n1,x\n")
     with pytest.raises(
         ConfigurationError, match=r"none of its columns looks like prompts \(id, note\).*--prompt COLUMN"

@@ -1,8 +1,8 @@
-"""Scripted conversations of an agent when everything around it fails, and what of them was executed wrongly.
+"""Scripted conversations of an agent when everything around it fails, and which of its calls should not have been made.
 
-What each model wrote is known by the ids of its calls, so each call that a tool got tells whether it may have been
-executed: it was complete, a draft that the judge accepted or written by target or spare, and approved by the person
-where the tool asks for that.
+The ids of calls tell which model wrote them. So each call that a tool received shows whether it was allowed: it was
+complete, it was a draft that the judge accepted or was written by target or spare, and the person approved it if the
+tool asks for that.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from rsd_integrations.langchain import ChatRSD, RSDMiddleware
 from tests.langchain.providers import Asked, Call, Reply, provider
 
 TASKS = 6
-"""Of each conversation."""
+"""Number of tasks in each conversation."""
 TRIGGER = 900
-"""Tokens of the context at which it is to be summarised."""
+"""Tokens of context that trigger a summary."""
 TIMEOUT = 0.4
 """Seconds after which clients give up."""
 ACCEPT = 0.7
@@ -95,21 +95,21 @@ class Issued:
 
 @dataclass
 class Conversation:
-    """What is known of one conversation: what was written, judged, approved and executed."""
+    """The record of one conversation: calls written, judged, approved and executed."""
 
     number: int
     issued: dict[str, Issued] = field(default_factory=dict)
     accepted: set[str] = field(default_factory=set)
-    """Ids of calls in drafts that the judge found good enough."""
+    """Ids of calls in drafts that the judge accepted."""
     approved: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By id of a call, the arguments that the person agreed to."""
+    """The arguments that the person approved, by id of the call."""
     executed: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     asked: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     context: int = 0
-    """Tokens of the context by plain counting, before the model's last call."""
+    """Tokens of the context by simple counting, before the model's last call."""
     reported: int = 0
-    """Tokens that the last answer of any model itself read and wrote."""
+    """Tokens that the last model to answer read and wrote."""
     summaries: int = 0
     early: int = 0
     interrupts: int = 0
@@ -118,12 +118,12 @@ class Conversation:
     """Requests that the provider would refuse: a call without its result, or a result without its call."""
 
     def chance(self, of: str) -> float:
-        """A number in [0, 1) for the next time that something is drawn; the same in each run."""
+        """The next random number in [0, 1); the same in each run."""
         self.asked[of] += 1
         return random.Random(f"{self.number} {of} {self.asked[of]}").random()
 
     def drawn(self, of: str, rates: dict[str, float]) -> str | None:
-        """One of some faults, or none; counted."""
+        """Draw one of some faults, or none, and count it."""
         left = self.chance(of)
         for fault, rate in rates.items():
             if left < rate:
@@ -133,7 +133,7 @@ class Conversation:
         return None
 
     def violations(self, *, by_tool: bool) -> Counter[str]:
-        """What was executed and should not have been.
+        """The calls that were executed but should not have been.
 
         Args:
             by_tool: Whether transfers are the target's, and searches need no judge.
@@ -156,7 +156,7 @@ class Conversation:
 
 
 def wanted(task: str) -> list[Wanted]:
-    """What is to be called for a task, by its name alone."""
+    """The calls that a task requires, by its name alone."""
     chance = random.Random(task)
     kind = chance.choice(["search", "transfer", "email", "chat", "both"])
     search = Wanted("search", {"query": f"price {chance.randrange(100)}"})
@@ -166,7 +166,7 @@ def wanted(task: str) -> list[Wanted]:
 
 
 def asked_of(text: str) -> str | None:
-    """The task that was named last in a text."""
+    """The last task named in a text."""
     found = re.findall(r"TASK (\d+\.\d+)", text)
     return found[-1] if found else None
 
@@ -201,7 +201,7 @@ class Models:
         return self.conversations[int(task.partition(".")[0])]
 
     def answer(self, asked: Asked) -> Reply:
-        """What a model says to a request."""
+        """A model's reply to a request."""
         role = cast("Role", asked.model.partition("-")[0])
         sent = json.dumps(asked.body["messages"])
         task = asked_of(sent)
@@ -215,7 +215,7 @@ class Models:
         fault = at.drawn(role, RATES[role])
         status = {"401": 401, "429": 429, "500": 500}.get(fault or "", 200)
         if fault == "unreadable" and asked.api == "anthropic":
-            fault = "cut"  # its API gives data, which is always readable
+            fault = "cut"  # its API returns data, which is always readable
         read = sum(len(text) for _, text in asked.messages) // 4
         if status != 200:
             return Reply(f"status {status}", status=status)
@@ -245,7 +245,7 @@ class Models:
         return {"calls": made, "reason": "length" if fault == "cut" else "tool_calls"}
 
     def judge(self, messages: list[BaseMessage], reply: AIMessage) -> float:
-        """The verifier: it knows what is wanted; sometimes it fails, and sometimes it asks a person."""
+        """The verifier: it knows the correct calls; sometimes it fails, and sometimes it asks a person."""
         task = asked_of(" ".join(str(message.text) for message in messages))
         assert task is not None
         at = self.of(task)
@@ -264,7 +264,7 @@ class Models:
 
 
 def agent_of(variant: str, number: int, url: str, models: Models) -> Any:
-    """One agent with all that is around it; which provider plays which role takes turns."""
+    """One agent with its surroundings; providers alternate between roles."""
 
     at = models.conversations[number]
 
@@ -287,7 +287,7 @@ def agent_of(variant: str, number: int, url: str, models: Models) -> Any:
         return "sent"
 
     class Watch(AgentMiddleware[Any, Any]):
-        """Counts the context by itself, before it may be summarised."""
+        """Counts the context itself, before it may be summarised."""
 
         def before_model(self, state: Any, runtime: Any) -> None:
             at.context = count_tokens_approximately(state["messages"], chars_per_token=letters)
@@ -322,13 +322,13 @@ def _classes(url: str) -> tuple[Callable[[str], BaseChatModel], ...]:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether another try may help: not where a key is wrong."""
+    """Whether a retry may help: not if a key is wrong."""
     kinds = ("APITimeoutError", "RateLimitError", "InternalServerError", "APIConnectionError")
     return isinstance(error, tuple([getattr(module, kind) for module in (anthropic, openai) for kind in kinds]))
 
 
 def decide(at: Conversation, state: Any) -> Any:
-    """What the person answers to what the agent asks: it approves, edits, rejects, or tells the judge's reward."""
+    """The person's answer to the agent: it approves, edits, rejects, or gives the judge's reward."""
     value = state.interrupts[0].value
     at.interrupts += 1
     if "reward" in value:
@@ -351,11 +351,11 @@ def decide(at: Conversation, state: Any) -> Any:
 
 
 _MAKING = Lock()
-"""`@tool` switches warnings off for the whole process and back on: threads that make tools side by side see them."""
+"""`@tool` switches warnings off and on for the whole process: threads that make tools concurrently see them."""
 
 
 def converse(variant: str, number: int, url: str, models: Models) -> dict[str, int]:
-    """One conversation, invoked, streamed or asynchronous by its number; the errors that reached the user."""
+    """Hold a conversation, invoked, streamed or asynchronous by its number; return the errors that reached the user."""
     at = models.conversations[number]
     with _MAKING:
         agent = agent_of(variant, number, url, models)
@@ -389,7 +389,7 @@ def converse(variant: str, number: int, url: str, models: Models) -> dict[str, i
 
 
 def measure(n: int, variants: Sequence[str] = VARIANTS) -> dict[str, Any]:
-    """Figures of each kind of agent."""
+    """The figures for each kind of agent."""
     return {variant: _measured(variant, n) for variant in variants}
 
 

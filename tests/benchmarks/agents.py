@@ -2,8 +2,8 @@
 
 Scripted conversations between a user, an agent and its models: LangChain's own classes of two providers against a
 server that cuts answers, hangs, refuses keys, limits rates and breaks, and a drafter that is often wrong. The agent
-summarises its history, asks a person before it sends or pays, tries again, and falls back on a spare model. Counted is
-what it executed and should not have.
+summarises its history, asks a person before it sends or pays, retries, and falls back on a spare model. Counted are the
+calls that it executed but should not have.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""transformers' ways of decoding beside the engine: `python -m tests.benchmarks.alternatives --json FILE [--quick]`.
+"""The engine against transformers' decoding: `python -m tests.benchmarks.alternatives --json FILE [--quick]`.
 
-The target writes greedy answers, as plain decoding: what reward-guided decoding needs besides (rolling back, branching,
-scoring, three models that share a device) none of the others offers. Tokens per second, medians over rounds, all
-methods in turn. The compiled one is compiled before it is timed.
+The target writes greedy answers by plain decoding, since none of the others offers what reward-guided decoding needs in
+addition: rolling back, branching, scoring, three models on one device. Tokens per second, medians over rounds, with
+alternating methods. Compilation is not timed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from tests.benchmarks.command import Command, Size
 
 SIZES = {
     "tokens": Size(60, 8, "tokens after each prompt"),
-    "first": Size(2, 1, "first calls of each way, in which one is compiled"),
-    "rounds": Size(5, 1, "rounds of each way"),
+    "first": Size(2, 1, "first calls of each method, in which one of them is compiled"),
+    "rounds": Size(5, 1, "rounds of each method"),
     "layer_rounds": Size(30, 3, "rounds of a single layer"),
 }
 
 
 class Ways:
-    """Ways to write the first tokens of answers; the answers end nowhere before, so all write the same number."""
+    """Methods that write the first tokens of answers; no answer ends earlier, so all write the same number."""
 
     def __init__(self, name: str, dtype: torch.dtype, tokens: int) -> None:
         self.tokens = tokens
@@ -61,7 +61,7 @@ class Ways:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def with_engine(self, prompts: list[str]) -> None:
-        """This project."""
+        """This project's engine."""
         self.engine.run_many(prompts)
 
     def padded(self, prompts: list[str], **options: Any) -> None:
@@ -95,7 +95,7 @@ class Ways:
 def attention(
     rows: int, rounds: int, heads: int = 7, width: int = 32, length: int = 160, block: int = 16
 ) -> dict[str, float]:
-    """Microseconds of one layer's attention, one new token a row: over neighbouring slots, row by row, over blocks."""
+    """Microseconds of one layer's attention, one new token a row: neighbouring slots, row by row, blocks."""
     attend = torch.nn.functional.scaled_dot_product_attention
     lengths = [length - 7 * i % 40 for i in range(rows)]
     query, (keys, values) = torch.randn(rows, heads, 1, width), torch.randn(2, rows, heads, 512, width)
@@ -128,7 +128,7 @@ def attention(
 
 @torch.no_grad()
 def layers(rounds: int) -> dict[str, float]:
-    """Microseconds of a linear layer by torch and by the engine; so many weights that no cache holds them all."""
+    """Microseconds of a linear layer by torch and by the engine; with more weights than any cache holds."""
     found = {}
     for outputs, inputs in ((1216, 224), (9728, 896)):
         many = [nn.Linear(inputs, outputs, bias=False) for _ in range(max(4, 24_000_000 // (4 * outputs * inputs)))]

@@ -1,4 +1,4 @@
-"""Requests sent as they are, by a client that does nothing else: what is left of a time is the servers' own."""
+"""Sends prepared requests and does nothing else, so that all the time is the servers'."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Sent:
 
 
 class _Client:
-    """Connections that are kept, by host and port."""
+    """Kept connections, by host and port."""
 
     def __init__(self) -> None:
         self._idle: dict[str, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {}
@@ -49,7 +49,7 @@ class _Client:
 
 
 async def send(problems: Sequence[Sequence[Sent]], at_once: int) -> float:
-    """Send the requests of each problem one after another, so many problems at once; the seconds it took."""
+    """Send the requests of each problem one after another, some problems at once; return the seconds."""
     made = iter([[_bytes(request) for request in problem] for problem in problems])
     client, clock = _Client(), asyncio.get_running_loop()
 

@@ -1,7 +1,7 @@
-"""Whether budget-aware policies spend their budget: `python -m tests.benchmarks.budget --json FILE [--quick]`.
+"""Do budget-aware policies spend their budget? `python -m tests.benchmarks.budget --json FILE [--quick]`.
 
-Rewards of five laws, four budgets, 5,000 steps each; once one request after the other and once 64 at a time, through
-the decoder itself with scripted models that take turns at every call.
+Rewards from five distributions, four budgets, 5,000 steps each; first one request after the other, then 64 at a time,
+through the decoder itself with scripted models that alternate at every call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rsd_core import BudgetAware, Limits, Path, RewardGuidedDecoder, Settings, S
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from tests.benchmarks.command import Command, Size
 
-SIZES = {"steps": Size(5000, 1000, "steps of each law and budget", least=10)}
+SIZES = {"steps": Size(5000, 1000, "steps for each distribution and budget", least=10)}
 GAMMAS = (0.05, 0.1, 0.3, 0.5)
 PER_REQUEST = 10
 
@@ -33,19 +33,18 @@ LAWS: dict[str, Callable[[random.Random, float], float]] = {
     "drifting": lambda rng, done: _clip(rng.gauss(0.8 - 0.6 * done, 0.1)),
     "sorted": lambda _, done: done,
 }
-"""From a random generator and the share of the steps that are done to a reward. `sorted` rises: each is the best so
-far."""
+"""From a random generator and the share of steps done to a reward. `sorted` rises: each is the best so far."""
 
 
 def measure(law: str, gamma: float, concurrency: int, steps: int = SIZES["steps"].full) -> float:
-    """The share of some steps that a fresh budget-aware policy sends to the target."""
+    """The share of steps that a new budget-aware policy sends to the target."""
     rng = random.Random(f"{law} {gamma} {concurrency}")
     rewards: Iterator[float] = (LAWS[law](rng, i / steps) for i in itertools.count())
 
     def score(_path: Path, _step: Step) -> float:
         return next(rewards)
 
-    pause = 1e-9 if concurrency > 1 else 0.0  # lets the other requests go on
+    pause = 1e-9 if concurrency > 1 else 0.0  # lets the other requests continue
     decoder = RewardGuidedDecoder(
         drafter=ScriptedDrafter(lambda path, rng: f"{path.depth} {rng.random()}\n\n", delay=pause),
         verifier=ScriptedVerifier(score, delay=pause),

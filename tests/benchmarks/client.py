@@ -1,9 +1,9 @@
-"""What driving three servers costs the client: `python -m tests.benchmarks.client --json FILE [--quick]`.
+"""The client's cost of driving three servers: `python -m tests.benchmarks.client --json FILE [--quick]`.
 
-The servers answer at once, from a process of their own over loopback (`tests.benchmarks.instant`), so processor time
-of the measured process is the client's work: the decoder, the requests, and reading the answers. This build and 9862848
-take turns under one interpreter; the older one is taken from this repository's history, or from the folder of `--base`.
-`--quick` counts fewer requests; the memory is that of as many at once.
+The servers answer at once, from a separate process over loopback (`tests.benchmarks.instant`), so CPU time of the
+measured process is the client's work: the decoder, the requests, and reading the answers. This build and 9862848
+alternate under one interpreter; the older one is taken from this repository's history, or from the folder of `--base`.
+`--quick` counts fewer requests, but measures the memory of just as many at once.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from tests.benchmarks.core import BASE, ROOT, Build, checkout
 from tests.benchmarks.instant import instant_server
 
 SIZES = {
-    "rounds": Size(3, 2, "rounds in which both builds take turns, of which the best counts"),
+    "rounds": Size(3, 2, "rounds in which both builds alternate; the best one counts"),
     "problems": Size(1000, 200, "problems of a round"),
-    "calls": Size(1000, 200, "bare requests by each of the clients"),
+    "calls": Size(1000, 200, "bare requests by each client"),
 }
 FLYING = 5000
 """Requests in flight whose memory is measured."""
 DELAY = 6.0
-"""Seconds that each of those takes."""
+"""Seconds that each of them takes."""
 
 
 def workload(build: Build, what: str, url: str, number: int) -> dict[str, float]:
-    """What `client_workloads.py` finds of a build."""
+    """The figures of `client_workloads.py` for a build."""
     command = build.python(str(File(__file__).with_name("client_workloads.py")), what, url, str(number))
     environment = {**build.environment, "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -45,7 +45,7 @@ def workload(build: Build, what: str, url: str, number: int) -> dict[str, float]
 
 
 def measured(builds: Sequence[Build], rounds: int, problems: int, calls: int) -> dict[str, dict[str, float]]:
-    """The best of what each build does."""
+    """The best figures of each build."""
     found: dict[str, dict[str, float]] = {build.name: {} for build in builds}
     with instant_server() as url:
         for i in range(rounds):
@@ -62,7 +62,7 @@ def measured(builds: Sequence[Build], rounds: int, problems: int, calls: int) ->
 
 
 def compared(new: dict[str, float], old: dict[str, float]) -> dict[str, float]:
-    """How many times as fast this build is, and how much memory it takes of the older one's."""
+    """This build's speed and memory relative to the older one's."""
     return {f"{name}_ratio": new[name] / old[name] for name in new if name != "requests_per_step"}
 
 
@@ -97,7 +97,7 @@ one core's time by its untyped `post`, and {official["openai_typed"]:,.0f} by `c
 
 
 COMMAND = Command("client", __doc__, SIZES, page)
-COMMAND.parser.add_argument("--base", type=File, metavar="FOLDER", help=f"a checkout of another build than {BASE}")
+COMMAND.parser.add_argument("--base", type=File, metavar="FOLDER", help=f"a checkout of a build other than {BASE}")
 
 
 def main() -> None:

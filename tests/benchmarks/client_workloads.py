@@ -1,4 +1,4 @@
-"""What `tests.benchmarks.client` measures of one build, in a process of its own: what is imported is what is measured.
+"""The workloads of `tests.benchmarks.client` for one build, in a separate process that only imports what it measures.
 
 `python -P client_workloads.py WHAT URL NUMBER` prints JSON. The server is `tests.benchmarks.instant`.
 """
@@ -21,7 +21,7 @@ from rsd_integrations.openai_compatible import Endpoint, load_generator
 STEPS = 8
 PROMPT = "Mia has 45 apples. On Monday she buys 12 more. On Friday she sells 5. How many apples does Mia have now? ({})"
 PATIENCE = 300.0
-"""Seconds: thousands of connections at once may be too many for a server that shares its cores with others."""
+"""Seconds: thousands of connections at once may overload a server that shares its cores with others."""
 BODY = {"model": "m", "prompt": PROMPT * 4, "max_tokens": 512, "temperature": 0, "stop": ["\n\n"]}
 
 
@@ -31,7 +31,7 @@ class Pooled(Verifier):
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.began: Callable[[], None] = lambda: None
-        """Called before each request: at the first one, all drafts are still in flight but one."""
+        """Called before each request: at the first one, all drafts but one are still in flight."""
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         self.began()
@@ -63,7 +63,7 @@ def decoder(url: str, concurrency: int) -> RewardGuidedDecoder:
 
 
 def steps(url: str, problems: int, concurrency: int = 64) -> dict[str, float]:
-    """Steps of finished answers per second of this process's time, and of the clock's."""
+    """Steps of finished answers per second of this process's CPU time, and per second of wall-clock time."""
     with decoder(url, concurrency) as made:
         made.run_many([PROMPT.format(i) for i in range(concurrency)], concurrency=concurrency)  # connections are open
         cpu, clock = time.process_time(), time.perf_counter()
@@ -82,7 +82,7 @@ def steps(url: str, problems: int, concurrency: int = 64) -> dict[str, float]:
 
 
 def calls(url: str, count: int) -> dict[str, float]:
-    """The same request many times by this project's endpoint."""
+    """Send the same request many times with this project's endpoint."""
     endpoint = Endpoint("m", url)
     made = {"endpoint": _calls_per_second(lambda: endpoint.post("completions", BODY), 4 * count)}
     wait_for(endpoint.aclose())
@@ -90,7 +90,7 @@ def calls(url: str, count: int) -> dict[str, float]:
 
 
 def official(url: str, count: int) -> dict[str, float]:
-    """The same request by the official client in its two forms."""
+    """Send the same request with the official client in its two forms."""
     import openai
 
     client = openai.AsyncOpenAI(api_key="none", base_url=url, max_retries=0)
@@ -103,9 +103,9 @@ def official(url: str, count: int) -> dict[str, float]:
 
 
 def memory(url: str, problems: int) -> dict[str, float]:
-    """Memory of this process at its peak: while so many requests are in flight, and at the end.
+    """Peak memory of this process: with this number of requests in flight, and at the end.
 
-    At the end every problem has had a request in flight to each of three servers, and the connections to the other two
+    By then, every problem has had a request in flight to each of three servers, and the connections to the other two
     are kept for its next step.
     """
 

@@ -1,4 +1,4 @@
-"""How long things take: by the clock, and in the forward passes of models."""
+"""Measures time: wall-clock, and in the forward passes of models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsd_integrations.inprocess.runner import Runner, ScheduledRow
 
 
 def timed(runners: list[Runner]) -> list[float]:
-    """Add up the time of the forward passes of some runners: the only element of the list."""
+    """Add up the time of some runners' forward passes, in the only element of the list."""
     spent = [0.0]
 
     def watch(forward: Callable[[list[ScheduledRow]], Any]) -> Callable[[list[ScheduledRow]], Any]:
@@ -34,7 +34,7 @@ def timed(runners: list[Runner]) -> list[float]:
 
 @contextmanager
 def one_at_a_time(device: torch.device) -> Iterator[None]:
-    """No two models run at once, so that the time of forward passes can be compared with that of the clock."""
+    """Run no two models at once, so that the time of forward passes can be compared with wall-clock time."""
     engine = engine_of(device)
     threads, engine._threads, engine._free_threads = engine._threads, 1, 1
     yield
@@ -42,7 +42,7 @@ def one_at_a_time(device: torch.device) -> Iterator[None]:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """How long something takes."""
+    """Return how long a call takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -1,7 +1,7 @@
 """The command line of all benchmarks: `python -m tests.benchmarks.NAME --json FILE [--markdown FILE] [--quick]`.
 
-How much each measures is data at the top of its file. `--quick` takes a sample of everything, and leaves nothing out:
-the JSON has the same keys, after less than five minutes on two cores.
+The sizes of each benchmark are data at the top of its file. `--quick` takes a sample of everything, with no omissions:
+the JSON has the same keys, in less than five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from tests.benchmarks import pages
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of something is measured."""
+    """The size of one part of a measurement."""
 
     full: int
-    """By the figures that the documentation has."""
+    """For the figures in the documentation."""
     quick: int
     """By `--quick`."""
     what: str
     """What is counted, for `--help`."""
     least: int = 1
-    """The smallest number that makes sense; 0 where the part can be left out."""
+    """The smallest reasonable number; 0 if the part can be omitted."""
 
 
 class Command:
     """A benchmark as a command.
 
     Args:
-        name: The module's, and of its section of a page.
+        name: Name of the module, and of its section on a page.
         about: The module's docstring, for `--help`.
-        sizes: How much is measured, by option; an option that is given counts beside `--quick` too.
-        page: Writes the section from the figures; without it there is no `--markdown`.
-        sample: What `--quick` measures beside smaller sizes, for `--help` and the page.
+        sizes: Sizes by option; options take effect even with `--quick`.
+        page: Writes the section from the figures; None means that there is no `--markdown`.
+        sample: How `--quick` differs apart from its sizes, for `--help` and the page.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Command:
             description=about,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        self.parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go; else they are shown")
+        self.parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures; else they are shown")
         if page is not None:
-            self.parser.add_argument("--markdown", type=Path, metavar="FILE", help="page whose section is written anew")
+            self.parser.add_argument("--markdown", type=Path, metavar="FILE", help="page whose section is rewritten")
         self.parser.add_argument(
             "--quick", action="store_true", help=f"a sample in under five minutes: {self._sampled(sizes_of(sizes))}"
         )
@@ -68,13 +68,13 @@ class Command:
             )
 
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-        """The options, each size with its number.
+        """The options, with a number for each size.
 
         Args:
-            arguments: Instead of the process's.
+            arguments: The command's arguments; by default the process's.
 
         Raises:
-            SystemExit: Something is wrong with them, before any model is loaded.
+            SystemExit: They are invalid; raised before any model is loaded.
         """
         options = self.parser.parse_args(arguments)
         for option, size in self._sizes.items():
@@ -86,15 +86,15 @@ class Command:
         for option in ("json", "markdown"):
             file: Path | None = getattr(options, option, None)
             if file is not None and not file.absolute().parent.is_dir():
-                self.parser.error(f"--{option} {file}: there is no folder {file.parent}; make it first")
+                self.parser.error(f"--{option} {file}: there is no folder {file.parent}; create it first")
         return options
 
     def journal(self, options: argparse.Namespace) -> Path | None:
-        """Where a run that is cut off finds what it did: beside its JSON file. A sample begins anew each time."""
+        """The journal from which an interrupted run resumes, next to its JSON file. A sample always starts over."""
         return None if options.quick or options.json is None else options.json.with_suffix(".jsonl")
 
     def write(self, options: argparse.Namespace, data: Mapping[str, Any]) -> None:
-        """Write the figures where they were asked for, and show them; a sample is called one on its page."""
+        """Write the figures to the requested files, and show them; a sample is labelled as one on its page."""
         measured = commit()
         whole = {"benchmark": self.name, "quick": options.quick, "commit": measured, **data}
         text = json.dumps(whole, indent=1, ensure_ascii=False)
@@ -111,7 +111,7 @@ class Command:
         numbers = {option: getattr(options, option) for option in self._sizes}
         note = (
             f"**A sample**, made with `--quick` ({self._sampled(numbers)}): it shows that the command works and "
-            "what it measures. Cite no figures of it."
+            "what it measures. Do not cite its figures."
         )
         heading, _, rest = section.strip().partition("\n\n")
         return f"{heading}\n\n{note}\n\n{rest}" if heading.startswith("#") else f"{note}\n\n{section}"
@@ -136,5 +136,5 @@ def commit() -> str:
 
 
 def sizes_of(sizes: Mapping[str, Size]) -> dict[str, int]:
-    """How much `--quick` measures."""
+    """The sizes of `--quick` in words."""
     return {option: size.quick for option, size in sizes.items()}

@@ -1,7 +1,7 @@
-"""The core's own speed beside that of build 9862848: `python -m tests.benchmarks.core --json FILE [--quick]`.
+"""The core's own speed against build 9862848: `python -m tests.benchmarks.core --json FILE [--quick]`.
 
-Both builds take turns in processes of their own, under one interpreter, and what counts is CPU time, so that a busy
-machine disturbs both alike. The older one is taken from this repository's history. `--quick` takes fewer rounds.
+Both builds alternate in separate processes under one interpreter. CPU time is measured, so that a busy machine affects
+both equally. The older build is taken from this repository's history. `--quick` takes fewer rounds.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from typing import Any
 
 from tests.benchmarks.command import Command, Size
 
-SIZES = {"rounds": Size(15, 3, "rounds in which both builds take turns")}
+SIZES = {"rounds": Size(15, 3, "rounds in which both builds alternate")}
 ROOT = File(__file__).parents[2]
 BASE = "9862848"
 PACKAGES = ("rsd_core", "rsd_integrations")
 GROWING = {"lookahead": [200, 400, 800, 1600], "stop": [250, 500, 1000, 2000, 4000]}
 LENGTHS = {"plain": [200], "deadline": [200], "lookahead_instant": [800], **GROWING, "testing": GROWING["stop"]}
-"""By workload (see `core_workloads.py`): how many steps the answers have."""
+"""Number of steps of the answers, by workload (see `core_workloads.py`)."""
 COMMANDS = {"run": ["run", "What is 3*4-2?"], "help": ["--help"]}
 TARGETS = {
     "core_us_per_step_ratio": 0.5,
@@ -44,7 +44,7 @@ TARGETS = {
     "run_peak_ratio": 0.6,
     "help_cpu_ratio": 0.5,
 }
-"""The most that each figure may be."""
+"""The maximum for each figure."""
 MEANS = {
     "core_us_per_step_ratio": "CPU time per step with instant models, the worse of plain and under `max_seconds`",
     "lookahead_ratio": "the same with `lookahead=4`, at 800 steps",
@@ -65,22 +65,22 @@ class Build:
     tree: File
 
     def python(self, *arguments: str) -> list[str]:
-        """A command that runs Python on this tree; `-P` keeps the script's own folder out of the imports."""
+        """A command that runs Python on this tree; `-P` excludes the script's own folder from imports."""
         return [sys.executable, "-P", *arguments]
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment of such a command."""
+        """The environment of such a command."""
         return {**os.environ, "PYTHONPATH": str(self.tree), "HF_HUB_OFFLINE": "1"}
 
     def check(self) -> None:
-        """Raise `SystemExit` unless it is this tree's packages that such a command imports."""
+        """Raise `SystemExit` unless such a command imports this tree's packages."""
         code = f"from importlib.util import find_spec; print(*(find_spec(name).origin for name in {PACKAGES}))"
         command = self.python("-c", code)
         origins = subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True).stdout
         for origin in origins.split():
             if not File(origin).is_relative_to(self.tree):
-                raise SystemExit(f"{origin} is imported where {self.tree} was meant; is something else on sys.path?")
+                raise SystemExit(f"{origin} is imported instead of {self.tree}; is something else on sys.path?")
 
     def workloads(self, lengths: Mapping[str, Sequence[int]]) -> dict[str, dict[int, float]]:
         """Microseconds of CPU time per step, by workload and number of steps."""
@@ -95,7 +95,7 @@ class Build:
         script: str = tomllib.loads((self.tree / "pyproject.toml").read_text())["project"]["scripts"]["rsd"]
         module, function = script.split(":")
         code = f"import sys; from {module} import {function}; sys.argv[0] = 'rsd'; sys.exit({function}())"
-        # A child's peak is never below what its parent held, so this process imports no more than it has to.
+        # A child's peak is never below its parent's memory, so this process imports as little as possible.
         with subprocess.Popen(
             self.python("-c", code, *arguments), env=self.environment, stdout=subprocess.DEVNULL
         ) as process:
@@ -136,12 +136,12 @@ def exponent(spent: Mapping[int, float]) -> float:
 
 
 def measure(builds: Sequence[Build], rounds: int) -> dict[str, dict[str, Any]]:
-    """Medians of what each build takes, which take turns."""
+    """Medians of each build's figures, from alternating rounds."""
     steps: dict[str, list[dict[str, dict[int, float]]]] = {build.name: [] for build in builds}
     commands: dict[str, dict[str, list[tuple[float, float]]]] = {
         build.name: {name: [] for name in COMMANDS} for build in builds
     }
-    for build in builds:  # bytecode is written, and files are in memory
+    for build in builds:  # writes bytecode, and brings files into memory
         for arguments in COMMANDS.values():
             build.command(arguments)
     for i in range(rounds):
@@ -167,7 +167,7 @@ def measure(builds: Sequence[Build], rounds: int) -> dict[str, dict[str, Any]]:
 
 
 def compared(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, float]:
-    """The figures that have targets, and those that explain them."""
+    """The figures with targets, and those that explain them."""
     mine, other = new["us_per_step"], old["us_per_step"]
     ratios = {
         f"core_{name}_ratio": mine[name][n] / other[name][n] for name in ("plain", "deadline") for n in LENGTHS[name]
@@ -192,7 +192,7 @@ def page(data: Mapping[str, Any]) -> str:
         "## The core's own speed",
         "",
         f"Made by `python -m tests.benchmarks.core`, {data['date']}, {data['machine']}, medians of "
-        f"{data['rounds']} rounds in which this build and {BASE} take turns; CPU time, "
+        f"{data['rounds']} rounds in which this build and {BASE} alternate; CPU time, "
         f"load average {data['load'][0]:.1f}. Models answer at once.",
         "",
         f"| | this build / {BASE} | at most |",

@@ -1,8 +1,8 @@
-"""What `tests.benchmarks.core` measures of the core, in a process of its own: `python -P FILE '{"plain": [200], …}'`.
+"""The workloads of `tests.benchmarks.core`, in a separate process: `python -P FILE '{"plain": [200], …}'`.
 
-It is run by both builds that are compared, so it uses public names that both have, and nothing else of this folder.
-Models return objects that are made beforehand, so that what is left is the core's own work. Prints JSON: the file of
-`rsd_core`, and microseconds of CPU time per step by workload and number of steps.
+Both builds run this file, so it only uses public names that both have, and nothing else from this folder. Models return
+prepared objects, so that only the core's own work remains. Prints JSON: the file of `rsd_core`, and microseconds of CPU
+time per step by workload and number of steps.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ WRITTEN = [
 ]
 GOOD, BAD = (Scores((reward,), Usage(prefix=50, computed=24, scored=24)) for reward in (0.9, 0.2))
 STEPS_AT_LEAST = 2000
-"""Steps of one measurement: short answers are written several times."""
+"""Minimum number of steps in a measurement: short answers are repeated."""
 
 
 class Writer(Drafter, Target):
-    """Says what stands at this position; waits so many turns of the event loop first."""
+    """Returns the step at this position, after some turns of the event loop."""
 
     name = "instant"
     flops_per_token = 2.0
@@ -57,7 +57,7 @@ class Writer(Drafter, Target):
 
 
 class Judge(Verifier):
-    """Rejects every so manieth step; waits so many turns of the event loop first."""
+    """Rejects every nth step, after some turns of the event loop."""
 
     name = "instant"
     flops_per_token = 2.0
@@ -77,23 +77,23 @@ def instant(settings: Settings) -> RewardGuidedDecoder:
 
 
 def plain(steps: int) -> RewardGuidedDecoder:
-    """Default settings but for the answer's length."""
+    """Default settings, except for the answer's length."""
     return instant(Settings(limits=Limits(max_steps=steps, max_tokens=None)))
 
 
 def deadline(steps: int) -> RewardGuidedDecoder:
-    """With a limit of time, as requests behind adapters have one."""
+    """With a time limit, as requests behind adapters have."""
     return instant(Settings(limits=Limits(max_steps=steps, max_tokens=None, max_seconds=3600)))
 
 
 def lookahead(steps: int) -> RewardGuidedDecoder:
-    """The verifier takes so much longer than the drafter, and rejects so little, that four steps are drafted ahead."""
+    """A verifier so slow, and so few rejections, that four steps are drafted ahead."""
     settings = Settings(lookahead=4, limits=Limits(max_steps=steps, max_tokens=None))
     return RewardGuidedDecoder(drafter=Writer(0, 1), verifier=Judge(20, 5), target=Writer(1, 1), settings=settings)
 
 
 def lookahead_instant(steps: int) -> RewardGuidedDecoder:
-    """Lookahead over models that answer at once, where there is nothing to gain."""
+    """Lookahead with models that answer at once, where there is nothing to gain."""
     return instant(Settings(lookahead=4, limits=Limits(max_steps=steps, max_tokens=None)))
 
 
@@ -118,7 +118,7 @@ MAKES: Mapping[str, Callable[[int], RewardGuidedDecoder]] = {
 
 
 def measure(name: str, steps: int) -> float:
-    """Microseconds of the process's CPU time per step."""
+    """Print microseconds of the process's CPU time per step."""
     decoder = MAKES[name](steps)
     stop = ["\nObservation:", "<|end|>"] if name == "stop" else []
     answers = max(1, STEPS_AT_LEAST // steps)
@@ -134,7 +134,7 @@ def measure(name: str, steps: int) -> float:
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Measure the requested workloads."""
     wanted: dict[str, list[int]] = json.loads(sys.argv[1])
     measure("plain", STEPS_AT_LEAST)  # the first answer of a process is slower
     spent = {name: {steps: measure(name, steps) for steps in lengths} for name, lengths in wanted.items()}

@@ -1,7 +1,7 @@
-"""Scripted servers that work on so many requests at once: `python -m tests.benchmarks.crowded ROLE PLACES 0 PORT`.
+"""Scripted servers with limited concurrency: `python -m tests.benchmarks.crowded ROLE PLACES 0 PORT`.
 
-They are those of `tests.benchmarks.faulty` without a fault, and answers have two to ten steps. A request that finds no
-place waits, in the order in which they came.
+They are those of `tests.benchmarks.faulty` without faults, and answers have two to ten steps. Requests without a free
+place wait, in the order of their arrival.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from tests.benchmarks import faulty
 from tests.benchmarks.faulty import Faulty, rejected
 
 SECONDS = {"draft": 0.02, "reward": 0.1, "target": 0.1}
-"""What a server takes for each request: everybody ends up waiting for the reward model."""
+"""Seconds per request: the reward model is the bottleneck."""
 
 
 def steps_of(problem: int) -> int:
-    """How many steps the answer to a problem has: six in the mean."""
+    """Number of steps in the answer to a problem: six on average."""
     return 2 + 7 * problem % 9
 
 
 def requests_of(problem: int) -> int:
-    """How many requests it takes: a draft and a score for each step, and the target for those that are rejected."""
+    """Number of requests: a draft and a score for each step, and the target for those that are rejected."""
     return sum(2 + rejected(problem, step) for step in range(1, steps_of(problem) + 1))
 
 
@@ -56,7 +56,7 @@ class Crowded(Faulty):
 
 
 class Process(faulty.Process):
-    """One in a process of its own."""
+    """A server in a separate process."""
 
     module = "tests.benchmarks.crowded"
 

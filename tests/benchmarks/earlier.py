@@ -1,7 +1,7 @@
-"""Throughput over vLLM beside build 9862848: `python -m tests.benchmarks.earlier --json FILE [--quick]`.
+"""Throughput over vLLM against build 9862848: `python -m tests.benchmarks.earlier --json FILE [--quick]`.
 
-The embedded family on three vLLM servers of this machine, which `make servers` installs. This build, that one and a
-client that does nothing but send the same requests take turns; ratios are medians over rounds.
+The embedded family on three vLLM servers on this machine, which `make servers` installs. This build, that one and a
+client that only sends the same requests alternate; ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from tests.servers.equality import DELTA
 from tests.servers.launcher import PYTHON, Server, family
 
 SIZES = {
-    "rounds": Size(5, 1, "rounds in which all take turns"),
-    "problems": Size(64, 32, "problems that each solves in a round", 32),
+    "rounds": Size(5, 1, "rounds in which all alternate"),
+    "problems": Size(64, 32, "problems that each solves per round", 32),
 }
 AT_ONCE = 32
 """Problems in flight."""
 GOAL = 1.3
 WAYS = {"rsd": (0, "target"), "lookahead 4": (4, "target"), "lookahead 4, guesses": (4, "reading target")}
-"""Lookahead, and which target."""
+"""Lookahead, and the target."""
 Steps = Sequence[tuple[str, str, str | None]]
 """Texts of an answer's steps, with author and rejected draft."""
 CORES = os.cpu_count() or 1
 
 
 def beside_base(servers: Mapping[str, Server], rounds: int, problems: int) -> dict[str, Any]:
-    """Throughput of this build and of the bare client over that of 9862848, and what this build's client takes.
+    """Throughput of this build and of the bare client over that of 9862848, and this build's CPU time.
 
-    The bare client sends what this build asks for without lookahead, each problem's requests one after another, and
-    knows beforehand what they are: what it takes is the servers' own time, whatever the client.
+    The bare client sends this build's requests without lookahead, each problem's one after another, and knows them in
+    advance: its time is the servers' own, whatever the client.
     """
     prompts = [item.prompt for item in find_task("embedded").draw(problems, 1)]
     seconds: defaultdict[str, list[float]] = defaultdict(list)
@@ -67,7 +67,7 @@ def beside_base(servers: Mapping[str, Server], rounds: int, problems: int) -> di
                 for name in sorted(workers, reverse=bool(turn % 2)):
                     found = workers[name]("solve", roles, prompts, lookahead, AT_ONCE, DELTA)
                     made[f"{name}, {way}"] = found
-                    if turn:  # the first round warms the servers up
+                    if turn:  # the first round warms up the servers
                         seconds[f"{name}, {way}"].append(found["seconds"])
                         cpu[f"{name}, {way}"].append(found["cpu"])
             sent = requests(servers, prompts, made["new, rsd"]["steps"])
@@ -94,7 +94,7 @@ def beside_base(servers: Mapping[str, Server], rounds: int, problems: int) -> di
 def requests(
     servers: Mapping[str, Server], prompts: Sequence[PromptLike], answers: Sequence[Steps]
 ) -> list[list[Sent]]:
-    """What this build asks the servers for while it writes answers, problem by problem."""
+    """This build's requests to the servers, problem by problem."""
     models: dict[str, Any] = {name: load(server.spec) for name, server in servers.items()}
 
     def written(name: str, path: Path) -> Sent:
@@ -131,7 +131,7 @@ def page(found: dict[str, Any]) -> str:
 
 Measured {found["date"]} with `python -m tests.benchmarks.earlier`: {AT_ONCE} of {found["problems"]} problems in flight
 over three vLLM servers with the embedded family, on {found["cores"]} cores that servers and clients share. This build
-and {BASE} take turns; medians of {found["rounds"]} rounds. {found["same_answers"]} of {found["problems"]} answers are
+and {BASE} alternate; medians of {found["rounds"]} rounds. {found["same_answers"]} of {found["problems"]} answers are
 the same in both, step by step.
 
 | both builds with | throughput over {BASE} | the client's CPU time over {BASE}'s |

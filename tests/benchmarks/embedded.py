@@ -1,8 +1,8 @@
 """The embedded family measured: `python -m tests.benchmarks.embedded --json FILE [--quick]`.
 
-A sweep of thresholds on held-out problems beside the drafter and the target alone; the threshold that counts is
-chosen on the development split. Accuracy is computed in two processes side by side, seconds afterwards in one, with
-nothing else running, method by method on each problem.
+A sweep of thresholds on held-out problems, with the drafter and the target alone for comparison; the threshold to
+report is chosen on the development split. Accuracy is computed in two parallel processes, seconds afterwards in one,
+with nothing else running, method by method on each problem.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SIZES = {
     "n": Size(1000, 24, "held-out problems", least=2),
     "dev": Size(250, 12, "problems of the development split"),
     "ranked": Size(500, 24, "solutions whose steps the verifiers rank", least=24),
-    "timed": Size(100, 6, "problems for seconds"),
+    "timed": Size(100, 6, "problems for timing"),
 }
 THRESHOLDS = {"verifier": (0.5, 0.9), "prm": (0.1, 0.3, 0.5, 0.7, 0.9)}
 SEED = 1
 
 
 def one_thread() -> None:
-    """Models this small lose time by sharing cores."""
+    """Models this small lose time when they share cores."""
     import torch
 
     torch.set_num_threads(1)
@@ -51,16 +51,16 @@ SWEEP = {label(v, t): (v, t) for v, thresholds in THRESHOLDS.items() for t in th
 
 
 def run(task: str, rows: tuple[str, ...], n: int) -> dict[str, Any]:
-    """Some rows of the table over the problems of a task, side by side; rows of RSD share one verifier."""
+    """Some rows of the table over the problems of a task, in parallel; rows of RSD share one verifier."""
     used = {SWEEP[row][0] for row in rows if row in SWEEP} or {"verifier"}
-    # The target does without the rejected drafts, as in the paper; reading them saves time and costs some FLOPs.
+    # As in the paper, the target does not use rejected drafts; reading them saves time but costs some FLOPs.
     config = RSDConfig(verifier=f"embedded:{used.pop()}", settings=Settings(reuse_rejected=False))
     methods = {f"rsd@binary_step:{SWEEP[row][1]}" if row in SWEEP else row: row for row in rows}
     return named(evaluate(config, task, tuple(methods), n, SEED, concurrency=1), methods)
 
 
 def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Reports of different rows over the same problems as one."""
+    """Merge reports of different rows over the same problems."""
     whole = reports[0]
     for report in reports[1:]:
         whole["methods"] |= report["methods"]
@@ -79,7 +79,7 @@ def chosen(dev: dict[str, Any], verifier: str) -> str:
 
 
 def lone_seconds(row: str, n: int) -> dict[str, Any]:
-    """Figures of the target, the drafter and the row that was chosen, method by method on each problem."""
+    """Figures of the target, the drafter and the chosen row, method by method on each problem."""
     methods = run("embedded", ("target", "draft", row), n)["methods"]
     return {"rsd" if name == row else name: figures for name, figures in methods.items()}
 
@@ -94,7 +94,7 @@ def difference(report: dict[str, Any], method: str) -> dict[str, float]:
 
 
 def step_auc(verifier: str, n: int) -> dict[str, float]:
-    """How well a verifier ranks right steps above wrong ones, on the drafter's greedy held-out solutions."""
+    """How well a verifier ranks correct steps above wrong ones, on the drafter's greedy held-out solutions."""
     from scipy import stats
 
     one_thread()

@@ -1,8 +1,8 @@
-"""Early exit of reward models: what it saves, and what it changes.
+"""Early exit of reward models: its savings, and its effects.
 
-On the embedded family RSD answers the same problems with the full reward model and with its exits, and each step that
-the exits judge is judged in full as well. How deep each step was read is then replayed on the shape of Qwen2.5-0.5B
-with random weights, where scoring the same answers is timed both ways, in turns.
+On the embedded family, RSD answers the same problems with the full reward model and with its exits, and each step that
+the exits judge is also judged in full. The depth of each reading is then replayed on the shape of Qwen2.5-0.5B with
+random weights, where scoring the same answers is timed both ways, alternately.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from tests.benchmarks import shapes
 
 EXITS = "embedded,exits=true:prm"
 PROBLEMS, REPLAYED = (400, 24), (12, 2)
-"""How many are answered, and of how many the scoring is replayed; in full and by `--quick`."""
+"""Numbers of problems answered, and of those whose scoring is replayed; full and with `--quick`."""
 DELTA = 0.5
 
 
 class Both(Verifier):
-    """Judges by exits, and notes what the full model would have said, and how deep each step was read."""
+    """Judges by exits, and records the full model's verdict and the depth of each reading."""
 
     name = "both"
 
@@ -48,7 +48,7 @@ class Both(Verifier):
         self.exits, self.full = exits, full
         self.flops_per_token = exits.flops_per_token
         self.verdicts: Counter[tuple[bool, bool]] = Counter()
-        """By what the full model said and what the exits said."""
+        """By the verdicts of the full model and of the exits."""
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
         found = await self.exits.score(path, steps)
@@ -62,7 +62,7 @@ class Both(Verifier):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A step that was judged, and after how many layers."""
+    """A judged step, and the number of layers used."""
 
     path: Path
     step: Step
@@ -70,7 +70,7 @@ class Reading:
 
 
 class Noting(Verifier):
-    """Judges by exits, one step at a time, and notes how deep each was read."""
+    """Judges by exits, one step at a time, and records the depth of each reading."""
 
     name = "noting"
 
@@ -88,7 +88,7 @@ class Noting(Verifier):
 
 
 class Replayed(Exits):
-    """Exits that end the next reading where they are told; their heads are run all the same."""
+    """Exits that end the next reading at a given depth; their heads run anyway."""
 
     def __init__(self, layers: tuple[int, ...], width: int) -> None:
         heads = [nn.Sequential(nn.Linear(width, INNER), nn.ReLU(), nn.Linear(INNER, 1)) for _ in layers]
@@ -115,7 +115,7 @@ def decoder(verifier: Verifier) -> RewardGuidedDecoder:
 
 
 def answered(verifier: Verifier, items: Sequence[Item]) -> tuple[list[tuple[bool, float | None, float | None]], Any]:
-    """Of each problem whether it was solved and its FLOPs; the FLOPs that verifying took, of all."""
+    """Whether each problem was solved, its FLOPs, and the total FLOPs of verification."""
     results = decoder(verifier).run_many([item.prompt for item in items])
     rows = [
         (bool(item.verdict(result.text).right), result.ledger.total.flops, result.ledger.total.flops_paper)
@@ -125,7 +125,7 @@ def answered(verifier: Verifier, items: Sequence[Item]) -> tuple[list[tuple[bool
 
 
 def on_the_family(problems: int) -> dict[str, Any]:
-    """What exits save and change on the embedded family."""
+    """Savings and effects of exits on the embedded family."""
     items = find_task("embedded").draw(problems, 1)
     exits, full = load(EXITS, role="verifier"), load("embedded:prm", role="verifier")
     assert isinstance(exits, HuggingFaceVerifier)
@@ -192,7 +192,7 @@ def on_a_shape(problems: int, sample: bool) -> dict[str, Any]:
         return time.perf_counter() - begun
 
     for verifier in (full, early):
-        scored(verifier, answers[0])  # caches grow once
+        scored(verifier, answers[0])  # lets caches grow once
     early.runner.tokens = early.runner.layers = 0
     pairs = []
     for number, answer in enumerate(answers):
@@ -213,7 +213,7 @@ def on_a_shape(problems: int, sample: bool) -> dict[str, Any]:
 
 
 def _fresh(path: Path, known: dict[Path, Path]) -> Path:
-    """A path of another identity, unknown to every cache, and the same one each time that it is asked for."""
+    """A path with a new identity, unknown to every cache, and the same one on every request."""
     if path not in known:
         assert path.parent is not None
         known[path] = _fresh(path.parent, known).extend(path.steps[-1])

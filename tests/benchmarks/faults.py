@@ -1,9 +1,9 @@
-"""What becomes of answers when servers fail: `python -m tests.benchmarks.faults --json FILE [--quick]`.
+"""What happens to answers when servers fail: `python -m tests.benchmarks.faults --json FILE [--quick]`.
 
-Three scripted servers in processes of their own (`tests.benchmarks.faulty`) fail in one way at a time. What the answers
-should be without faults is known, so each result tells whether it is lost (it does not hold every step), misattributed
-(a step of another problem, at another place, or by another author than recorded), or differs from the answer without
-faults, which its `degradations` must then say. Silently cut is an answer that ends early as if that were its end.
+Three scripted servers in separate processes (`tests.benchmarks.faulty`) fail in one way at a time. The answers without
+faults are known. So each result shows whether it is lost (steps are missing), misattributed (a step of another problem,
+position or author than recorded), or differs from the answer without faults, which its `degradations` must then say. An
+answer is silently cut if it ends early as if that were its end.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from rsd_integrations.batch import read_results, read_rows
 from tests.benchmarks.command import Command, Size
 from tests.benchmarks.faulty import PRM, STEPS, Process, question, rejected, step_text
 
-SIZES = {"n": Size(1000, 100, "problems for each fault")}
+SIZES = {"n": Size(1000, 100, "problems per fault")}
 RATE = 0.05
 ROLES = ("draft", "reward", "target")
 WRITERS = ("draft", "target")
 OPTIONS = "timeout=1"
 GONE = f"{OPTIONS},patience=2"
-"""Where a server does not come back: by default a run waits for it for ten minutes."""
+"""For a server that does not come back: by default a run waits ten minutes for it."""
 Found = dict[str, Any]
 
 
 class Servers:
-    """Drafter, verifier and target, each a process."""
+    """Drafter, verifier and target, each in its own process."""
 
     def __init__(self, fault: str = "", roles: tuple[str, ...] = ROLES, rate: float = RATE) -> None:
         self.draft, self.reward, self.target = (Process(role, fault if role in roles else "", rate) for role in ROLES)
@@ -59,7 +59,7 @@ class Servers:
 
 @contextmanager
 def serving(fault: str = "", roles: tuple[str, ...] = ROLES, rate: float = RATE) -> Iterator[Servers]:
-    """Three servers, killed in the end."""
+    """Three servers, killed at the end."""
     servers = Servers(fault, roles, rate)
     try:
         yield servers
@@ -69,7 +69,7 @@ def serving(fault: str = "", roles: tuple[str, ...] = ROLES, rate: float = RATE)
 
 
 def judged(results: dict[int, Result], refused: Collection[int] = ()) -> Found:
-    """What is wrong with the results, by problem; of those that were refused with an error there are none."""
+    """Defects of the results, by problem; those that were refused with an error have none."""
     lost = misattributed = unmarked = degraded = cut = 0
     for problem, result in results.items():
         if problem in refused:
@@ -140,7 +140,7 @@ def killed(role: str, n: int, down: float | None = 2.0) -> Found:
 
 
 def second_of_502(n: int) -> Found:
-    """All servers answer 502 for a second, as gateways do, with 64 requests in flight."""
+    """All servers answer 502 for a second, like gateways, with 64 requests in flight."""
     with serving() as servers:
 
         def leave() -> None:
@@ -271,7 +271,7 @@ the one without faults, and the result does not say so.
 
 
 COMMAND = Command("faults", __doc__, SIZES, page)
-COMMAND.parser.add_argument("--fault", action="append", choices=SCENARIOS, help="only this one; may be given again")
+COMMAND.parser.add_argument("--fault", action="append", choices=SCENARIOS, help="only this fault; may be repeated")
 
 
 def main() -> None:

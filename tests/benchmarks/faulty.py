@@ -1,7 +1,7 @@
 """Scripted model servers with faults: `python -m tests.benchmarks.faulty ROLE FAULT RATE PORT`.
 
-Every step says which problem it belongs to, which step it is and who wrote it, so that a mix-up shows in the text. A
-problem has three steps; which drafts the reward server rejects follows from the problem and the step alone.
+Every step names its problem, position and author, so that a mix-up shows in the text. A problem has three steps; the
+reward server decides which drafts to reject from the problem and the step alone.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tokenizers import Tokenizer
 import rsd_integrations
 
 PRM = File(rsd_integrations.__file__).parent / "embedded" / "checkpoints" / "prm"
-"""The reward model whose format the reward server speaks."""
+"""The reward model whose format the reward server uses."""
 STEPS = 3
 SEPARATOR = "<extra_0>"
 LATENCY = 0.003
 WRITTEN = re.compile(r"P(\d+) step (\d+) by (\w+)")
-"""A step that somebody wrote."""
+"""A step and its author."""
 
 
 def question(problem: int) -> str:
@@ -38,7 +38,7 @@ def question(problem: int) -> str:
 
 
 def step_text(problem: int, step: int, author: str) -> str:
-    """What an author writes for a step, counted from 1."""
+    """The author's text of a step, counted from 1."""
     return f"P{problem} step {step} by {author}" + (". Done." if step == STEPS else "\n\n")
 
 
@@ -48,7 +48,7 @@ def rejected(problem: int, step: int) -> bool:
 
 
 class Faulty:
-    """One server. Its faults are drawn with the given rate, by a generator of its own."""
+    """One server. It draws its faults at the given rate, from its own generator."""
 
     def __init__(self, role: str, fault: str, rate: float) -> None:
         self.role, self.fault, self.rate = role, fault, rate
@@ -73,7 +73,7 @@ class Faulty:
     async def _answer(
         self, path: str, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Write an answer; whether the connection goes on."""
+        """Write an answer; return whether to keep the connection."""
         if path == "/v1/models":
             return self._write(writer, {"data": [{"id": self.role, "owned_by": "vllm"}]})
         if path == "/counts":
@@ -87,7 +87,7 @@ class Faulty:
         fault = self.fault if self._random.random() < self.rate else ""
         self._faults += bool(fault)
         if fault == "hang":
-            await reader.read(1)  # until the client goes away
+            await reader.read(1)  # until the client disconnects
             return False
         if fault == "http_500":
             return self._write(
@@ -120,7 +120,7 @@ class Faulty:
         step = 1 + len(WRITTEN.findall(body["prompt"]))
         last = step >= STEPS
         text = step_text(problem, step, self.role)
-        if body.get("stream"):  # no stop string was sent, so it goes on to the end
+        if body.get("stream"):  # no stop string was sent, so it continues to the end
             text += "".join(step_text(problem, later, self.role) for later in range(step + 1, STEPS + 1))
         choice = {"text": text, "finish_reason": "stop", "stop_reason": None if last else "\n\n"}
         usage = {"prompt_tokens": len(body["prompt"]) // 4, "completion_tokens": 8}
@@ -128,7 +128,7 @@ class Faulty:
 
     @staticmethod
     def _tried_out(body: dict[str, Any]) -> dict[str, Any]:
-        """An answer to whoever finds out what a server can do: up to the stop string, as any other."""
+        """The answer to a probe of the server's abilities: up to the stop string, like any other."""
         text, stop = "One, two, three, four, five.", next(iter(body.get("stop") or []), None)
         ended_by = stop if stop is not None and stop in text else None
         text = text if ended_by is None else text[: text.index(ended_by) + len(ended_by)]
@@ -182,10 +182,10 @@ def _head(status: str, length: int, headers: str = "") -> bytes:
 
 
 class Process:
-    """A server in a process of its own, which may be killed and started again on its port."""
+    """A server in a separate process, which can be killed and restarted on its port."""
 
     module = "tests.benchmarks.faulty"
-    """Which runs it, given its arguments."""
+    """The module that runs it, given its arguments."""
 
     def __init__(self, role: str, fault: str = "", rate: float = 0.0) -> None:
         self.role = role
@@ -206,25 +206,25 @@ class Process:
         self.port = int(self._process.stdout.readline())
 
     def kill(self) -> None:
-        """SIGKILL: connections break, and nobody is told."""
+        """SIGKILL: connections break without notice."""
         assert self._process.stdout is not None
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
 
     def leave(self, seconds: float) -> None:
-        """Answer 502 for some time, as a gateway does whose server is away."""
+        """Answer 502 for some time, like a gateway whose server is down."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/away/{seconds}"):
             pass
 
     def counts(self) -> dict[str, Any]:
-        """Faults, and requests by problem, of the running process."""
+        """The running process's faults, and its requests by problem."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/counts") as answer:
             found: dict[str, Any] = json.load(answer)
         return found
 
     def wait_for_requests(self, count: int, seconds: float = 120.0) -> None:
-        """Return once it has served so many requests."""
+        """Return once it has served this number of requests."""
         end = time.monotonic() + seconds
         while sum(self.counts()["served"].values()) < count and time.monotonic() < end:
             time.sleep(0.02)

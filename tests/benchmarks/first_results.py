@@ -1,8 +1,8 @@
-"""What a batch that is killed has in its file: `python -m tests.benchmarks.first_results --json FILE [--quick]`.
+"""The results in the file of a killed batch: `python -m tests.benchmarks.first_results --json FILE [--quick]`.
 
 `rsd batch` over three scripted servers, killed with SIGKILL after a quarter of its requests, by this build and by
-9862848, which is taken from this repository's history. The servers work on 64 requests at once, and the specs say so;
-or they work on as many as the run has in flight.
+9862848, which is taken from this repository's history. The servers process 64 requests at once, as stated in the specs,
+or as many as the run has in flight.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from tests.benchmarks.faulty import PRM, question
 SIZES = {
     "prompts": Size(2000, 400, "prompts of the batch"),
     "concurrency": Size(256, 64, "`rsd batch --concurrency`"),
-    "places": Size(64, 16, "requests that a server works on at once, where it does not take all"),
+    "places": Size(64, 16, "requests that a limited server processes at once"),
 }
 EARLY, LATE = 1 / 16, 1 / 4
-"""After which part of its requests the answers are counted, and the batch is killed."""
+"""The share of its requests after which the answers are counted, and the batch is killed."""
 GOAL = 0.15
-"""Of all answers, in the end."""
+"""Share of all answers, at the end."""
 
 
 @contextmanager
@@ -47,14 +47,14 @@ def serving(places: int) -> Iterator[Sequence[Process]]:
 
 
 def killed(build: Build, prompts: int, concurrency: int, places: int, *, told: bool) -> dict[str, float]:
-    """A batch that is killed after a quarter of its requests: the share of all answers in its file then and before.
+    """Kill a batch after a quarter of its requests; return the share of all answers in its file then and earlier.
 
     Args:
-        build: Whose `rsd batch`.
-        prompts: How many.
-        concurrency: Of the command.
-        places: Requests that each server works on at once.
-        told: Whether the specs say so.
+        build: The build whose `rsd batch` runs.
+        prompts: Number of prompts.
+        concurrency: The command's concurrency.
+        places: Requests that each server processes at once.
+        told: Whether the specs state this number.
     """
     work = sum(map(requests_of, range(prompts)))
     option = f",concurrency={places}" if told else ""
@@ -86,7 +86,7 @@ def killed(build: Build, prompts: int, concurrency: int, places: int, *, told: b
 
 
 def _rows(out: File) -> int:
-    """Answers in a file, below its first line."""
+    """Number of answers in a file, after its first line."""
     return max(0, out.read_text().count("\n") - 1) if out.exists() else 0
 
 
@@ -95,7 +95,7 @@ def _served(processes: Sequence[Process]) -> int:
 
 
 def measured(prompts: int, concurrency: int, places: int) -> dict[str, Any]:
-    """Both builds against both kinds of servers."""
+    """Both builds with both kinds of servers."""
     with TemporaryDirectory() as scratch:
         builds = {"new": Build("this", ROOT), "base": checkout(BASE, File(scratch))}
         for build in builds.values():

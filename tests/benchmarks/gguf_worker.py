@@ -1,7 +1,7 @@
-"""One engine with its models, which works when it is told to: `python gguf_worker.py`, a JSON list per line.
+"""One engine with its models, which works on command: `python gguf_worker.py`, a JSON list per line.
 
-It runs under builds of this library that know nothing of GGUF files as well. `["load", name, spec]` loads a model,
-other lines name a work and its arguments; the answer is a line with what it took and gave.
+It also runs under builds of this library without GGUF files. `["load", name, spec]` loads a model; other lines name a
+task and its arguments. The answer is a line with the cost and the result.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ models: dict[str, Any] = {}
 
 
 def decode(name: str, prompts: Sequence[str], tokens: int) -> dict[str, Any]:
-    """Steps of so many tokens without a delimiter, one after another, the prompts being read before."""
+    """Decode steps of a number of tokens without a delimiter, one after another, with prompts read in advance."""
     return asyncio.run(_decode(models[name], prompts, tokens, False))
 
 
 def decode_together(name: str, prompts: Sequence[str], tokens: int) -> dict[str, Any]:
-    """The same, side by side."""
+    """The same, concurrently."""
     return asyncio.run(_decode(models[name], prompts, tokens, True))
 
 
@@ -43,7 +43,7 @@ async def _decode(model: Any, prompts: Sequence[str], tokens: int, together: boo
 
 
 def prefill(name: str, prompts: Sequence[str]) -> dict[str, Any]:
-    """Reading prompts that were never read, one after another, for one token each."""
+    """Read new prompts, one after another, for one token each."""
     model = models[name]
 
     async def read() -> tuple[float, int]:
@@ -68,7 +68,7 @@ def solve(drafter: str, verifier: str, target: str, prompts: Sequence[str]) -> d
 
 
 def bare_decode(name: str, prompts: Sequence[str], tokens: int) -> dict[str, Any]:
-    """The same as `decode` by nothing but the library's own calls: one sequence, the largest logit, no cache kept."""
+    """The same as `decode` with llama.cpp's own calls only: one sequence, the largest logit, no cache kept."""
     model, texts = models[name], []
     context, seconds, count = _context(model), 0.0, 0
     for prompt in prompts:
@@ -90,7 +90,7 @@ def bare_decode(name: str, prompts: Sequence[str], tokens: int) -> dict[str, Any
 
 
 def bare_prefill(name: str, prompts: Sequence[str]) -> dict[str, Any]:
-    """The same as `prefill` by nothing but the library's own calls."""
+    """The same as `prefill` with llama.cpp's own calls only."""
     model = models[name]
     context, seconds, tokens = _context(model), 0.0, 0
     for prompt in prompts:
@@ -114,7 +114,7 @@ WORKS = {work.__name__: work for work in (decode, decode_together, prefill, solv
 
 
 def main() -> None:
-    """Work until the other side has no more to say."""
+    """Work until the input ends."""
     if "torch" in sys.modules or any(argument == "torch" for argument in sys.argv[1:]):
         import torch
 

@@ -1,11 +1,10 @@
 """Speed of the in-process engine: `python -m tests.benchmarks.inprocess --json FILE [--quick]`.
 
-Everything is timed side by side, method by method on each problem in turn; ratios are medians over rounds. The embedded
-family is compared with what one would write today with transformers alone (`tests/benchmarks/plain.py`). What the
-engine adds to its models, and what many requests gain, is measured on models of the sizes that people run on a CPU as
-well (`tests/benchmarks/shapes.py`): of models that take half a millisecond for a token it says little about others.
-They take 16 GB of memory and most of the time; `--quick` gives them fewer layers and words, and with
-`--published-rounds 0` there are none.
+Methods alternate on each problem; ratios are medians over rounds. The embedded family is compared with the code that
+one would write with transformers alone (`tests/benchmarks/plain.py`). The engine's overhead, and the gain from many
+requests, are also measured on models of sizes that people run on a CPU (`tests/benchmarks/shapes.py`), since models
+that take half a millisecond per token say little about others. Those take 16 GB of memory and most of the time;
+`--quick` gives them fewer layers and words, and `--published-rounds 0` leaves them out.
 """
 
 from __future__ import annotations
@@ -54,10 +53,10 @@ def one_thread() -> None:
 
 
 class Family:
-    """The embedded models behind the engine, and how long their forward passes took."""
+    """The embedded models behind the engine, with the time of their forward passes."""
 
     def __init__(self, *, modules: bool = False) -> None:
-        """Load them; with `modules` once more, to run through transformers' modules and not by the fused pass."""
+        """Load them; with `modules` once more, to run through transformers' modules instead of the fused pass."""
         with ExitStack() as changed:
             if modules:
                 loading._loaded.clear()
@@ -83,7 +82,7 @@ class Family:
 
 
 def against_plain(family: Family, by_modules: Family, plain: Plain, items: list[Item], rounds: int) -> dict[str, Any]:
-    """Seconds and right answers of each method at batch 1, each problem by all methods in turn."""
+    """Seconds and correct answers of each method at batch 1, with all methods in turn on each problem."""
     methods: dict[str, Callable[[str], str]] = {
         "rsd": lambda prompt: family.rsd.run(prompt).text,
         "rsd_without_guesses": lambda prompt: family.without_guesses.run(prompt).text,
@@ -118,9 +117,9 @@ def against_plain(family: Family, by_modules: Family, plain: Plain, items: list[
 
 
 def concurrency(family: Family, items: list[Item], rounds: int) -> dict[str, Any]:
-    """The same problems one after another and all at once; wall-clock over the time of the forward passes of both.
+    """The same problems one after another and all at once; wall-clock time of both over that of their forward passes.
 
-    The latter with one model at a time: side by side, forward passes take more time together than the clock shows.
+    The latter with one model at a time: in parallel, forward passes add up to more than wall-clock time.
     """
     prompts = [item.prompt for item in items]
     ratios, alone, together = [], [], []
@@ -143,7 +142,7 @@ def concurrency(family: Family, items: list[Item], rounds: int) -> dict[str, Any
 def depth(family: Family, rounds: int) -> float:
     """Time per token of drafting and scoring at step 40 over that at step 4.
 
-    Four tokens a step keep the prefix as short as it is in answers, so that attention over it is small.
+    Steps of four tokens keep the prefix as short as in answers, so that attention over it is small.
     """
     request = StepRequest((0,), max_tokens=4, delimiter=None)
     eos_ids, family.draft.eos_ids = family.draft.eos_ids, frozenset()
@@ -170,7 +169,7 @@ def depth(family: Family, rounds: int) -> float:
 def recomputed(runners: list[Runner]) -> Iterator[list[int]]:
     """Counts tokens that are run again after the same prefix of the same request."""
     seen: set[tuple[int, int, int]] = set()
-    roots: dict[int, Path] = {}  # kept alive, so that no two requests have one identity
+    roots: dict[int, Path] = {}  # kept alive, so that no two requests have the same identity
     count = [0]
 
     def watch(runner: Runner, original: Callable[[list[ScheduledRow]], Any]) -> Callable[[list[ScheduledRow]], Any]:
@@ -195,7 +194,7 @@ def recomputed(runners: list[Runner]) -> Iterator[list[int]]:
 
 
 def published(rounds: int, *, sample: bool) -> dict[str, Any]:
-    """The engine on published shapes; all of it is None without a round, and no model is made."""
+    """The engine on published shapes; all None without a round, and no model is built."""
     if not rounds:
         return {**dict.fromkeys(shapes.OF_THE_ENGINE), "published": None}
     answers = shapes.SIZES["answers"]
@@ -205,7 +204,7 @@ def published(rounds: int, *, sample: bool) -> dict[str, Any]:
 
 
 def soak(operations: int) -> dict[str, Any]:
-    """Random operations in memory for three sequences, each checked; raises where anything differs."""
+    """Random operations with memory for three sequences, each checked; raises if anything differs."""
     with TemporaryDirectory() as folder:
         checkpoint = str(make_causal_lm(File(folder)))
         budget = 3.5 * 256 * 2 * 2 * 32 * 4
@@ -252,7 +251,7 @@ def markdown(data: dict[str, Any]) -> str:
             continue
         met = data[name] >= goal if sign == "≥" else data[name] <= goal
         lines.append(f"| `{name}` | {data[name]:.2f} | {sign} {goal:g} | {'met' if met else '**missed**'} |")
-    large = shapes.described(data["published"]) if data["published"] else "left out here."
+    large = shapes.described(data["published"]) if data["published"] else "omitted here."
     lines += [
         "",
         "Overhead is wall-clock time relative to the time in forward passes, which build positions and masks as "
@@ -262,7 +261,7 @@ def markdown(data: dict[str, Any]) -> str:
         "(`by_modules`), as for other model families. There the same overhead weighs more, and "
         "[the engine's page](engine.md#what-is-not-done) explains the limits. The comparisons (`vs_…`), "
         "`step40_over_step4` (steps of four tokens, so that attention over the prefix stays small) and "
-        "`recomputed_tokens` are of the embedded family.",
+        "`recomputed_tokens` use the embedded family.",
     ]
     lines += ["", "| method, batch 1 | seconds per problem | accuracy |", "|---|---|---|"]
     for name, spent in data["seconds_per_problem"].items():

@@ -1,7 +1,7 @@
-"""A server that answers at once: what is left of a request is the client's own work.
+"""A server that answers at once, so that a request's time is the client's own work.
 
-It runs in a process of its own, so that none of its time is counted as the client's, and speaks HTTP over loopback,
-so that the client does all that it does with a real server. Its answers are of the size and shape of vLLM's.
+It runs in a separate process, so that none of its time counts as the client's, and uses HTTP over loopback, so that the
+client does everything that it does with a real server. Its answers have the size and shape of vLLM's.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _REPLIES = {
 }
 
 _TRIED = _reply({"choices": [{**_CHOICE, "text": "The ", "stop_reason": " "}], "usage": _USAGE})
-"""What a stop string is tried out with, at first use."""
+"""The reply to the test of a stop string, at first use."""
 
 
 async def _serve(delay: float) -> None:
@@ -82,7 +82,7 @@ async def _serve(delay: float) -> None:
 
 @contextmanager
 def instant_server(delay: float = 0.0) -> Iterator[str]:
-    """A server in a process of its own that takes so many seconds for each answer; its base URL."""
+    """A server in a separate process with a delay in seconds for each answer; yields its base URL."""
     command = [sys.executable, "-m", "tests.benchmarks.instant", str(delay)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,6 +1,6 @@
-"""The JSON keys of whole runs, which `--quick` has to have too: `python -m tests.benchmarks.keys FILE…` records them.
+"""Records the JSON keys of full runs, which `--quick` must have too: `python -m tests.benchmarks.keys FILE…`.
 
-Each file is what a benchmark wrote with `--json` and without `--quick`. The test suite compares the benchmarks whose
+Each file is the output of a benchmark with `--json` and without `--quick`. The test suite compares benchmarks whose
 sample takes seconds.
 """
 
@@ -17,7 +17,7 @@ RECORD = Path(__file__).with_suffix(".json")
 
 
 def keys(data: Any, above: str = "") -> Iterator[str]:
-    """Where figures are: `rows[].share` is in a row of a table, or in all. How many values a list has says nothing."""
+    """Paths of figures: `rows[].share` is in the rows of a table. The number of values in a list is ignored."""
     if isinstance(data, dict):
         for key, value in data.items():
             yield from keys(value, f"{above}.{key}" if above else key)

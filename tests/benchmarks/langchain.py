@@ -1,7 +1,7 @@
 """ChatRSD measured: `python -m tests.benchmarks.langchain --json FILE [--markdown FILE] [--quick]`.
 
-So many calls of `ainvoke` at once, and the same ones after another, on one `ChatRSD` of the embedded family. This build
-and 9862848 take turns, each in a process of its own; ratios are medians over rounds.
+Concurrent calls of `ainvoke`, and the same calls one after another, on one `ChatRSD` of the embedded family. This build
+and 9862848 alternate, each in a separate process; ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from tests.benchmarks.worker import Worker
 SIZES = {
     "n": Size(64, 16, "calls", 2),
     "alone": Size(16, 4, "calls one after another"),
-    "repeats": Size(5, 1, "rounds in which both builds take turns"),
+    "repeats": Size(5, 1, "rounds in which both builds alternate"),
 }
 WARM_UP = 11
-"""Rounds before those that count: the models' passes are compiled after some hundred of them, as in a service."""
+"""Rounds before those that count: the models' passes are compiled after some hundreds of them, as in a service."""
 GOAL = 1.2
-"""Throughput of calls at once over that of the earlier build."""
+"""Throughput of concurrent calls over that of the earlier build."""
 
 
 def measure(n: int, alone: int, repeats: int) -> dict[str, Any]:
-    """Seconds of both builds and both ways, in turns, and whether the answers agree."""
+    """Seconds of both builds and both orders, alternating, and whether the answers agree."""
     questions = [problem.question for problem in itertools.islice(problems("test", 3), max(n, alone))]
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     cpu: defaultdict[str, list[float]] = defaultdict(list)
@@ -89,7 +89,7 @@ def page(figures: Any) -> str:
 | seconds of a call alone | {figures["alone_over_base"]:.2f}x |
 
 Calls at once have {figures["concurrent_over_sequential"]:.1f} times the throughput of calls one after another here. \
-Medians over {figures["rounds"]} rounds in which both builds take turns; the answers \
+Medians over {figures["rounds"]} rounds in which both builds alternate; the answers \
 {"are the same" if figures["same_answers"] else "differ"}. {figures["date"]}, {figures["machine"]}.
 """
 

@@ -1,6 +1,6 @@
-"""`ChatRSD` on the embedded family, asked when it is told to: `python langchain_worker.py`, a JSON list per line.
+"""`ChatRSD` on the embedded family, asked on command: `python langchain_worker.py`, a JSON list per line.
 
-It runs under earlier builds of this library as well. `["ask", questions, together]` asks all at once, or one after
+It also runs under earlier builds of this library. `["ask", questions, together]` asks all at once, or one after
 another.
 """
 
@@ -17,7 +17,7 @@ from rsd_integrations.langchain import ChatRSD
 
 
 async def ask(model: ChatRSD, questions: Sequence[str], together: bool) -> dict[str, Any]:
-    """Texts of the answers, and what they took."""
+    """The texts of the answers, and their time."""
     cpu, clock = time.process_time(), time.perf_counter()
     if together:
         messages = await asyncio.gather(*map(model.ainvoke, questions))
@@ -32,7 +32,7 @@ async def ask(model: ChatRSD, questions: Sequence[str], together: bool) -> dict[
 
 
 def main() -> None:
-    """Work until the other side has no more to say."""
+    """Work until the input ends."""
     model = ChatRSD()
     with asyncio.Runner() as runner:  # one loop, as in a program
         for line in sys.stdin:

@@ -1,8 +1,8 @@
-"""The law of what lossless speculation writes: `python -m tests.benchmarks.laws --json FILE [--quick]`.
+"""The distribution of lossless speculation: `python -m tests.benchmarks.laws --json FILE [--quick]`.
 
 A world of five tokens in the engine itself (`tests/speculation/world.py`): texts of three tokens are drawn with each
-way of proposing, and compared with the target's own distribution, which transformers' plain forward pass gives, by a
-chi-square test. A correct way has a p-value that is uniform in [0, 1]; the last one corrects wrongly on purpose.
+proposer, and compared by a chi-square test with the target's own distribution from transformers' plain forward pass. A
+correct proposer has a p-value that is uniform in [0, 1]; the last one corrects wrongly on purpose.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.speculation.test_dsbd import beams_law, released_widths, tried
 from tests.speculation.test_law import Careless
 from tests.speculation.world import WORDS, World
 
-SIZES = {"draws": Size(50_000, 300, "texts that are drawn in each way")}
+SIZES = {"draws": Size(50_000, 300, "texts drawn with each proposer")}
 SAMPLINGS = {
     "temperature 1": Sampling(1.0),
     "temperature 0.7, top-p 0.8": Sampling(0.7, 0.8),
@@ -39,7 +39,7 @@ SAMPLINGS = {
 
 
 def ways(world: World) -> dict[str, Speculation]:
-    """How tokens are proposed and kept, by name."""
+    """Proposers and rules, by name."""
     return {
         "chain of a drafter": Speculation(drafter=world.drafter),
         "chain of n-grams": Speculation(Ngrams()),
@@ -51,7 +51,7 @@ def ways(world: World) -> dict[str, Speculation]:
 
 
 def measure(draws: int) -> list[dict[str, Any]]:
-    """The p-value of each way, and how long its draws took."""
+    """The p-value of each proposer, and the time of its draws."""
     rows = list[dict[str, Any]]()
     with TemporaryDirectory() as folder:
         world = World(Path(folder))
@@ -68,7 +68,7 @@ def measure(draws: int) -> list[dict[str, Any]]:
 
 
 def as_released(draws: int) -> list[dict[str, Any]]:
-    """What released codes of two systems do, as it was read, and what is done here instead; without any model."""
+    """The behaviour of two systems' released code, as read, and the behaviour here; without any model."""
     random, p = torch.Generator().manual_seed(1), torch.tensor([0.5, 0.3, 0.2, 0.0, 0.0])
     rows, one = torch.zeros(SIZE), torch.zeros(SIZE)
     for _ in range(draws):
@@ -94,16 +94,16 @@ def markdown(data: dict[str, Any]) -> str:
     rows = "\n".join(f"| {row['way']} | {row['sampling']} | {row['p_value']:.3g} |" for row in data["rows"])
     released = "\n".join(f"| {row['system']} | {row['code']} | {row['p_value']:.3g} |" for row in data["as_released"])
     return f"""
-## The law of speculation
+## The distribution of speculation
 
 Made by `python -m tests.benchmarks.laws`, {data["date"]}, {data["machine"]}, {data["draws"]:,} texts of three tokens
-drawn in each way: whether they come from the target's own distribution, by a chi-square test.
+drawn with each proposer: whether they come from the target's own distribution, by a chi-square test.
 
 | proposed by | sampling | p-value |
 |---|---|---|
 {rows}
 
-Two systems as their released codes have them, rewritten as they were read, beside what is done here:
+Two systems, rewritten from their released code, against the behaviour here:
 
 | system | code | p-value |
 |---|---|---|

@@ -1,9 +1,9 @@
-"""A client in lock-step, as the published reference works: what there is to be faster than.
+"""A client in lock-step, like the published reference: the baseline for speed.
 
 Each round sends one request to the drafter for the next step of every live problem, one to the verifier with all of
-their texts, and one to the target for those that were rejected; then the round is over for everybody. Whole texts are
-sent again every time. Written to the behaviour, with the same acceptance rule; of the reference's faults, the patience
-that counts for all problems together is left out, since it cuts answers off.
+their texts, and one to the target for those that were rejected; then the round is over for all. Whole texts are sent
+again every time. It has the reference's behaviour and acceptance rule, except for the limit on rounds without a
+finished problem, since that cuts answers off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rsd_core import Prompt, Step
 
 @dataclass(slots=True)
 class Live:
-    """A problem that is being solved."""
+    """A problem in progress."""
 
     prompt: Prompt
     steps: list[Step] = field(default_factory=list)
@@ -28,15 +28,15 @@ class Live:
 
 
 Write = Callable[[Sequence[Live]], Awaitable[Sequence[Step]]]
-"""One request for the next step of each."""
+"""Send one request for the next step of each."""
 Score = Callable[[Sequence[tuple[Live, Step]]], Awaitable[Sequence[float]]]
-"""One request for the reward of each drafted step."""
+"""Send one request for the reward of each drafted step."""
 
 
 async def lock_step(
     prompts: Sequence[Prompt], draft: Write, score: Score, target: Write, *, delta: float, max_steps: int = 100
 ) -> list[str]:
-    """Answer all prompts together; the texts in order."""
+    """Answer all prompts together; return the texts in order."""
     problems = [Live(prompt) for prompt in prompts]
     live = problems
     while live:

@@ -18,7 +18,7 @@ MAX_TOKENS = 128
 def batched(drafter: OpenAIGenerator, verifier: PoolingVerifier, target: OpenAIGenerator) -> tuple[Write, Score, Write]:
     """One request per role for all problems, with the whole text of each.
 
-    Prompts are rendered and laid out as this library's own roles do it, so that both clients ask for the same.
+    Prompts are rendered and laid out as by this library's own roles, so that both clients send the same requests.
     """
     client = httpx.AsyncClient(timeout=300)
 

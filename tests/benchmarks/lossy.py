@@ -1,9 +1,9 @@
 """Lossy acceptance rules against four baselines: `python -m tests.benchmarks.lossy --json FILE [--quick]`.
 
-On held-out problems of the embedded task, by the models that answer at once and by those that think: the target alone,
-the target sampled directly from what the rule may keep (one token a pass, which is why its time says nothing), exact
-speculation, and the rule. All answer the same problems; differences are paired. The corrections that `csd` needs come
-from problems of the development split.
+On held-out problems of the embedded task, with the models that answer at once and with those that think: the target
+alone, the target sampled directly from the tokens that the rule may keep (one token per pass, so its time is
+meaningless), exact speculation, and the rule. All answer the same problems; differences are paired. The corrections for
+`csd` come from problems of the development split.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.benchmarks.command import Command, Size
 
 SIZES = {
     "n": Size(1000, 6, "held-out problems, of each family"),
-    "calibration": Size(1000, 12, "problems of the development split whose corrections are noted for csd"),
+    "calibration": Size(1000, 12, "problems of the development split whose corrections are recorded for csd"),
 }
 SEED = 5
 FAMILIES = {
@@ -51,13 +51,13 @@ RULES = {
     0.0: ("relaxed", "fly:window=3", "csd:{memory}"),
     1.0: ("typical", "relaxed", "easd:draft_entropy=0.5,target_entropy=0.5,n=3,overlap=0.6"),
 }
-"""By temperature: where they make a difference. Models this small and sure need lower limits of entropy."""
+"""By temperature at which they make a difference. Models this small and confident need lower limits on entropy."""
 DRAFT_LENGTH = 8
 BATCH = 32
 
 
 class Counting(AcceptanceRule):
-    """A rule that counts the passes in which something was proposed."""
+    """A rule that counts the passes with a proposal."""
 
     kind: Literal["counting"] = "counting"
     lossless: ClassVar[bool] = False
@@ -66,7 +66,7 @@ class Counting(AcceptanceRule):
 
     @property
     def passes(self) -> int:
-        """How many there were."""
+        """Number of such passes."""
         return sum(self._passes)
 
     def judge(self, judged: Judged) -> Verdicts:
@@ -75,7 +75,7 @@ class Counting(AcceptanceRule):
 
 
 class Direct(AcceptanceRule):
-    """Draws every token from what a rule may keep of the target's distribution, whatever is proposed."""
+    """Draws every token from the part of the target's distribution that a rule may keep, whatever is proposed."""
 
     kind: Literal["direct"] = "direct"
     lossless: ClassVar[bool] = False
@@ -87,7 +87,7 @@ class Direct(AcceptanceRule):
 
 
 def truncated(rule: AcceptanceRule, judged: Judged) -> Tensor:
-    """The target's distribution without what a relaxation would never keep, and with its likeliest token."""
+    """The target's distribution without tokens that a relaxation would never keep, but with its likeliest token."""
     p = doubts(judged)
     best = p.amax(1, keepdim=True)
     if isinstance(rule, Typical):
@@ -105,7 +105,7 @@ def truncated(rule: AcceptanceRule, judged: Judged) -> Tensor:
 
 
 class Dummy(Proposer):
-    """Proposes one token, so that a rule is asked about every single one."""
+    """Proposes one token, so that a rule decides about every single one."""
 
     kind: Literal["dummy"] = "dummy"
 
@@ -120,27 +120,27 @@ class DummyState(ProposerState):
         return Proposal((0,))
 
     def accept(self, ids: Sequence[int]) -> None:
-        """It forgets."""
+        """Ignore the accepted tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a method made of the problems."""
+    """A method's results on the problems."""
 
     rows: list[tuple[bool, float | None, float | None]]
-    """Of each: whether it was solved, and its FLOPs, everything charged and by the paper's convention."""
+    """For each problem: whether it was solved, and its FLOPs, everything charged and by the paper's convention."""
     generated: int
     overridden: int
     seconds: float
 
     @property
     def accuracy(self) -> float:
-        """Share of problems that were solved."""
+        """Share of solved problems."""
         return sum(right for right, *_ in self.rows) / len(self.rows)
 
 
 def answers(decoder: Decoder, items: Sequence[Item]) -> Answers:
-    """Answer the problems, so many at once."""
+    """Answer the problems concurrently."""
     began, results = time.perf_counter(), list[Result]()
     for begin in range(0, len(items), BATCH):
         results += decoder.run_many([item.prompt for item in items[begin : begin + BATCH]])
@@ -154,7 +154,7 @@ def answers(decoder: Decoder, items: Sequence[Item]) -> Answers:
 
 
 def memory(family: str, problems: int, file: Path) -> int:
-    """Note corrections, as `rsd corrections` does; how many."""
+    """Record corrections, as `rsd corrections` does; return their number."""
     drafter, target = (load(spec) for spec in FAMILIES[family])
     noting = Noting()
     items = find_task({"kind": "embedded", "split": "dev"}).draw(problems, SEED)
@@ -165,7 +165,7 @@ def memory(family: str, problems: int, file: Path) -> int:
 
 
 def measured(family: str, items: Sequence[Item], corrections: Path) -> list[dict[str, Any]]:
-    """All rules and their baselines, over one family."""
+    """All rules and their baselines, on one family."""
     drafter, target = (load(spec) for spec in FAMILIES[family])
     rows: list[dict[str, Any]] = []
     for temperature, rules in RULES.items():
@@ -177,7 +177,7 @@ def measured(family: str, items: Sequence[Item], corrections: Path) -> list[dict
             rows.append(
                 {
                     "family": family,
-                    "temperature": temperature,  # noqa: B023 - called in its turn of the loop
+                    "temperature": temperature,  # noqa: B023 - called within its iteration
                     "method": method,
                     "rule": rule,
                     "accuracy": made.accuracy,
@@ -223,11 +223,11 @@ def page(data: dict[str, Any]) -> str:
         "",
         f"Made by `python -m tests.benchmarks.lossy`, {data['date']}, {data['machine']}. {data['n']} held-out problems "
         f"of each family, seed {SEED}, drafts of up to {DRAFT_LENGTH} tokens, {BATCH} problems at once; corrections of "
-        f"{data['calibration']} other problems. *Direct* samples the target from what the rule below it may keep. "
-        "*Overridden* are tokens about which the rule decided otherwise than exact speculation.",
+        f"{data['calibration']} other problems. *Direct* samples the target from what the rule below may keep. "
+        "*Overridden* are tokens on which the rule's decision differs from exact speculation.",
         "",
-        "| family | temperature | method | accuracy | minus the target's, paired | 95 % | p | tokens a pass "
-        "| overridden | seconds a problem |",
+        "| family | temperature | method | accuracy | minus the target's, paired | 95 % | p | tokens per pass "
+        "| overridden | seconds per problem |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in data["rows"]:
@@ -249,7 +249,7 @@ COMMAND = Command("lossy", __doc__, SIZES, page)
 def main() -> None:
     """Measure and write."""
     options = COMMAND.parse()
-    torch.set_num_threads(1)  # models this small lose time by sharing cores
+    torch.set_num_threads(1)  # models this small lose time when they share cores
     items = find_task("embedded").draw(options.n, SEED)
     rows: list[dict[str, Any]] = []
     noted = {}

@@ -1,8 +1,8 @@
 """A drafter that judges itself: `python -m tests.benchmarks.merged --json FILE [--quick]`.
 
-A copy of the family's four-layer language model learns to judge steps at their last token, from its own rollouts, in
-some minutes on one thread. It is merged with the language model it came from, linearly and by TIES, and the merged
-models draft and judge at once; beside them the same two models apart. Paper, Table 4. `--quick` trains in seconds, to
+A copy of the family's four-layer language model learns to judge steps at their last token, from its own rollouts, in a
+few minutes on one thread. It is merged with the original language model, linearly and by TIES. The merged models both
+draft and judge, and are compared with the two separate models. Paper, Table 4. `--quick` trains for seconds, with
 little effect.
 """
 
@@ -35,7 +35,7 @@ from tests.benchmarks.command import Command, Size
 SIZES = {
     "n": Size(200, 8, "held-out problems"),
     "steps": Size(900, 10, "steps of training"),
-    "rollouts": Size(4096, 64, "rollouts that it trains on", least=4),
+    "rollouts": Size(4096, 64, "rollouts to train on", least=4),
 }
 LANGUAGE_MODEL = FOLDER / "verifier"
 RECIPE = RewardRecipe(new_layers=0, tokens=3600, muon_lr=0.001, adam_lr=3e-4, seed=5)
@@ -49,7 +49,7 @@ MERGES: dict[str, Any] = {
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> Example:
-    """Lay a rollout out as the drafter wrote it; the last token of each step carries the verdict on it."""
+    """Lay out a rollout as the drafter wrote it; the last token of each step carries its verdict."""
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": rollout.problem.question}], tokenize=False, add_generation_prompt=True
     )
@@ -66,7 +66,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> Example:
         rest: list[int] = [] if verdict.right else [0, *[IGNORE] * (len(written) - right - 1)]
         example.tokens += [*[1] * right, *rest]
         example.steps += [*[IGNORE] * (len(written) - 1), int(verdict.right)]
-    if rollout.ended and all(verdict.right for verdict in rollout.verdicts):  # it must not forget how to end
+    if rollout.ended and all(verdict.right for verdict in rollout.verdicts):  # it must keep the ability to end
         example.ids.append(int(tokenizer.eos_token_id or 0))
         example.tokens.append(1)
         example.steps.append(IGNORE)
@@ -102,7 +102,7 @@ def train(folder: Path, steps: int, rollouts: int) -> None:
 
 
 def measure(drafter: HuggingFaceGenerator, verifier: SharedVerifier, delta: float, n: int) -> dict[str, float]:
-    """Answer problems side by side."""
+    """Answer problems concurrently."""
     decoder = RewardGuidedDecoder(
         drafter=drafter,
         verifier=verifier,
@@ -132,7 +132,7 @@ def markdown(data: dict[str, Any]) -> str:
         "embedded:target. The four-layer language model of the family drafts; a copy of it, trained for a few minutes "
         "on its own rollouts, judges steps at their last token. *Apart*: two models. Otherwise one model is both "
         "drafter and verifier (`rsd merge`). With weight 1 it is the judging copy in both roles, because that was "
-        "trained to keep writing as well. TIES has the language model as its base, so it keeps the larger half of "
+        "also trained to keep writing. TIES has the language model as its base, so it keeps the larger half of "
         "what the copy learned.",
         "",
         "| | accuracy | target steps | tokens run by drafter + verifier | FLOPs, everything charged |",
@@ -147,11 +147,11 @@ def markdown(data: dict[str, Any]) -> str:
 
 
 COMMAND = Command("merged", __doc__, SIZES, markdown)
-COMMAND.parser.add_argument("--work", type=Path, default=Path("build/merged"), help="where the models are kept")
+COMMAND.parser.add_argument("--work", type=Path, default=Path("build/merged"), help="folder of the models")
 
 
 def main() -> None:
-    """Train what is not trained yet, merge, measure, write."""
+    """Train missing models, merge, measure, write."""
     options = COMMAND.parse()
     torch.set_num_threads(1)
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """Chains of two steps that small language models can do: translate a noun into English, then write its plural.
 
-The first step takes knowledge of another language, which grows with the model; the second one hardly does. So the steps
-of one answer differ in how much a larger model is needed, as those of a solution do.
+The first step takes knowledge of another language, which grows with the model; the second takes little. So the steps of
+an answer differ in how much they need a larger model, like those of a solution.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from rsd_integrations.evaluation import Item, Task
 
 WORDS = Path(__file__).with_name("real_words.yaml")
 LABEL = "Plural:"
-"""What the second step begins with."""
+"""The beginning of the second step."""
 DEV_SHARE = 0.15
-"""Of the nouns, on which thresholds are chosen."""
+"""Share of the nouns on which thresholds are chosen."""
 SETTINGS = Settings(delimiter="line", max_step_tokens=12, on_abstain="accept").updated(max_steps=2)
-"""A base model does not end its answer: two lines are one. Rules abstain on what is well-formed, which is then kept."""
+"""A base model does not end its answer, so two lines are one. Rules abstain on well-formed steps, which are kept."""
 SHOWN = {
     "French": ("chien", "boîte", "ville"),
     "Spanish": ("perro", "caja", "ciudad"),
     "German": ("Hund", "Kiste", "Stadt"),
 }
-"""Nouns that every prompt shows with their answers; no others are asked for."""
+"""Nouns shown with their answers in every prompt; they are never asked for."""
 ANSWERS = ("dog", "box", "city")
-"""What they mean."""
+"""Their meanings."""
 _PAIRS = (
     "aircraft:aircraft calf:calves canvas:canvases child:children deer:deer fish:fish foot:feet goose:geese "
     "half:halves hoof:hooves knife:knives leaf:leaves life:lives loaf:loaves louse:lice mouse:mice ox:oxen "
@@ -43,7 +43,7 @@ _IRREGULAR = dict(pair.split(":") for pair in _PAIRS.split())
 
 
 def plural(noun: str) -> str:
-    """The plural of an English noun, by the usual rules of spelling; one that is a plural already stays."""
+    """The plural of an English noun, by the usual rules of spelling; a plural is unchanged."""
     head, space, last = noun.rpartition(" ")
     if last in _IRREGULAR:
         last = _IRREGULAR[last]
@@ -65,14 +65,13 @@ class Noun:
     language: str
     word: str
     meanings: tuple[str, ...]
-    """In English, all equally right."""
+    """In English, all equally correct."""
 
     @property
     def prompt(self) -> Prompt:
         """Three examples and the noun.
 
-        The answer is begun, so that models with a chat template and without one read the same text up to the same
-        place.
+        The answer is begun, so that models with and without a chat template read the same text up to the same place.
         """
         shown = "\n\n".join(
             f"{self.language}: {word}\nEnglish: {meaning}\n{LABEL} {plural(meaning)}"
@@ -82,11 +81,11 @@ class Noun:
         return as_prompt([("user", ask), ("assistant", f"{shown}\n\n{self.language}: {self.word}\nEnglish:")])
 
     def right(self, step: str, before: Sequence[str] = ()) -> bool:
-        """Whether a step is right.
+        """Whether a step is correct.
 
         Args:
-            step: Its text.
-            before: The steps before it; a plural is right that belongs to the translation there, right or wrong.
+            step: The step's text.
+            before: The steps before it; a plural is correct if it belongs to their translation, correct or not.
         """
         text = step.strip().lower()
         if not before:
@@ -99,18 +98,18 @@ class Noun:
         )
 
     def solved(self, text: str) -> bool:
-        """Whether a whole answer is right: both steps."""
+        """Whether a whole answer, that is both steps, is correct."""
         return all(steps_right(self, text))
 
 
 def steps_right(noun: Noun, text: str) -> tuple[bool, bool]:
-    """Whether the two steps of an answer are right."""
+    """Whether each of the two steps of an answer is correct."""
     first, _, second = text.partition("\n")
     return noun.right(first), noun.right(second, [first])
 
 
 def drafts(noun: Noun, result: Result) -> list[tuple[float, bool]]:
-    """The reward of each drafted step that got one, and whether that step was right where it stood."""
+    """The reward of each drafted step that got one, and whether that step was correct in its place."""
     found, before = [], list[str]()
     for step in result.steps:
         draft = step.discarded_draft if step.discarded_draft is not None else step.text
@@ -122,7 +121,7 @@ def drafts(noun: Noun, result: Result) -> list[tuple[float, bool]]:
 
 @cache
 def split(name: Literal["dev", "test"]) -> tuple[Noun, ...]:
-    """The nouns of a split, languages taking turns as long as there are nouns of each."""
+    """The nouns of a split, with languages alternating as long as each has nouns left."""
     languages = yaml.safe_load(WORDS.read_text(encoding="utf-8"))
     ranked: list[tuple[float, Noun]] = []
     for language, words in languages.items():
@@ -135,7 +134,7 @@ def split(name: Literal["dev", "test"]) -> tuple[Noun, ...]:
 
 
 class Nouns(Task):
-    """The chains as a task of `rsd_integrations.evaluation`; the first n, so that a smaller run is part of a larger."""
+    """The chains as a task of `rsd_integrations.evaluation`; the first n, so that small runs are part of large ones."""
 
     kind: Literal["nouns"] = "nouns"
     split: Literal["dev", "test"] = "test"
@@ -148,7 +147,7 @@ class Nouns(Task):
 
 
 def rows(n: int) -> list[dict[str, Any]]:
-    """The first nouns with a single meaning as rows of a data file, for `rsd eval`: the answer proper is the plural."""
+    """The first nouns with a single meaning as rows of a data file for `rsd eval`; the answer itself is the plural."""
     clear = [noun for noun in split("test") if len(noun.meanings) == 1][:n]
     return [
         {

@@ -1,4 +1,4 @@
-"""Sections of a page that several benchmarks write, each its own."""
+"""Sections of a page, each written by one benchmark."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.picture docs/images/run.svg
 
-The file holds no script and asks for no font or other file, so that it is shown wherever images are.
+The file contains no script and needs no font or other file, so that it is shown wherever images are.
 """
 
 from __future__ import annotations

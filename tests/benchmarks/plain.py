@@ -1,4 +1,4 @@
-"""What one would write today with transformers alone: `generate()`, assisted decoding, and a plain loop of RSD."""
+"""Code that one would write with transformers alone: `generate()`, assisted decoding, and a plain RSD loop."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Plain:
 
     @torch.inference_mode()
     def naive_rsd(self, prompt: str) -> str:
-        """A `generate()` per step, and a full pass of the verifier per step."""
+        """One `generate()` per step, and one full pass of the verifier per step."""
         ids = self._ids(prompt)
         for _ in range(40):
             step = self._step(self.draft, ids)

@@ -1,7 +1,7 @@
-"""What a sandbox costs `code:`: `python -m tests.benchmarks.programs --json FILE [--markdown FILE] [--quick]`.
+"""The cost of a sandbox for `code:`: `python -m tests.benchmarks.programs --json FILE [--markdown FILE] [--quick]`.
 
-The same programs by turns in each sandbox that works here, and in one bare process of Python that nothing keeps apart:
-one test, twenty tests, a thousand calls by one test, and eight programs at once in four places.
+The same programs alternately in each sandbox that works here, and in one bare Python process without isolation: one
+test, twenty tests, a thousand calls by one test, and eight programs at once in four places.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ WHERE = ("none", "bwrap", "docker", "podman")
 
 
 async def isolated(programs: Programs, tests: list[str], times: int) -> None:
-    """Run a program so many times at once, and see that it passes."""
+    """Run a program several times at once, and check that it passes."""
     assert all(map(all, await asyncio.gather(*(programs.run(PROGRAM, tests) for _ in range(times)))))
 
 
 def bare(tests: list[str], times: int) -> None:
-    """The same by one process for each program, and by the tests inside of it."""
+    """The same with one process per program, and the tests inside it."""
     code = "\n".join(f"exec({PROGRAM + test!r}, {{}})" for test in tests)
     started = [subprocess.Popen([sys.executable, "-I", "-S", "-c", code]) for _ in range(times)]
     assert not any(process.wait() for process in started)
 
 
 def ways() -> dict[str, Callable[[list[str], int], None]]:
-    """Where programs can run on this machine."""
+    """The places where programs can run on this machine."""
     found: dict[str, Callable[[list[str], int], None]] = {BARE: bare}
     for where in WHERE:
         try:
@@ -61,7 +61,7 @@ def ways() -> dict[str, Callable[[list[str], int], None]]:
 
 
 def measure(rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of each kind, by where: the median of the rounds, in which all ways take turns."""
+    """Seconds of each kind, by place: the median of the rounds, in which all places alternate."""
     taken: dict[str, dict[str, list[float]]] = {}
     known = ways()
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""The thinking models among the chat templates that llama.cpp carries, and what each template does."""
+"""The thinking models among the chat templates in llama.cpp, and the behaviour of each template."""
 
 from __future__ import annotations
 
@@ -202,4 +202,4 @@ FAMILIES = (
     Family("Apriel-1.6-15b-Thinker-fixed", *_APRIEL, Mode(_APRIEL[0]), None, _FIELD),
     Family("unsloth-Apriel-1.5", *_APRIEL, Mode(""), None, "content", _IN_CONTENT),
 )
-"""By their formats."""
+"""Templates by format."""

@@ -1,9 +1,9 @@
 """RSD against everything else: `python -m tests.benchmarks.quality --json FILE [--quick]`.
 
-On the embedded task: thresholds and budgets are chosen on the development split, all methods then answer the same
-held-out problems. Three parts: RSD and the baselines, with paired intervals and tests; voting and best of N at the
-FLOPs that RSD spends; the paper's five weighting functions at matched cost (its Figure 6). A journal beside the JSON
-file lets a run that was cut off go on.
+On the embedded task: thresholds and budgets are chosen on the development split, then all methods answer the same
+held-out problems. Three parts: RSD and the baselines, with paired intervals and tests; voting and best of N at RSD's
+FLOPs; the paper's five weighting functions at matched cost (its Figure 6). With a journal next to the JSON file, an
+interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def name_of(policy: WeightingPolicy) -> str:
 
 
 def text(policy: WeightingPolicy) -> str:
-    """A policy as methods name it."""
+    """A policy, as written in methods."""
     data = policy.model_dump()
     kind = data.pop("kind")
     return f"{kind}:" + ",".join(f"{value:.6g}" for value in data.values()) if data else kind
 
 
 def matched(found: Calibration, policy: WeightingPolicy) -> list[WeightingPolicy]:
-    """The weighting functions with a parameter, at the share of the target that a policy is expected to have."""
+    """The weighting functions with a parameter, at the target share expected of a policy."""
     share = found.share(policy)
 
     def search(make: Any) -> WeightingPolicy:
@@ -65,7 +65,7 @@ def matched(found: Calibration, policy: WeightingPolicy) -> list[WeightingPolicy
 
 
 def at_equal_flops(report: Report, rsd: str, found: Calibration) -> list[str]:
-    """Voting and best of N with as many answers as cost no less than RSD, by the paper's convention."""
+    """Voting and best of N with enough answers to cost no less than RSD, by the paper's convention."""
     mine, draft, scored = report.methods[rsd].flops_paper, report.methods["draft"].flops_paper, found.row(0).flops_paper
     assert mine
     assert draft
@@ -78,7 +78,7 @@ def at_equal_flops(report: Report, rsd: str, found: Calibration) -> list[str]:
 
 
 def compared(report: Report, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Paired comparisons that the page speaks of."""
+    """Paired comparisons for the page."""
     return [{"method": a, "other": b, **asdict(report.compare(a, b))} for a, b in pairs]
 
 
@@ -110,7 +110,7 @@ def page(data: dict[str, Any]) -> str:
         )
     lines += ["", "Five weighting functions at matched shares of the target (the paper's Figure 6):", ""]
     lines += [data["tables"]["weights"], "![The five weighting functions](plots/weights.png)", ""]
-    lines += ["What `rsd calibrate` expected of the two verifiers on the development split:", ""]
+    lines += ["The expectations of `rsd calibrate` for the two verifiers on the development split:", ""]
     lines += [f"![Calibration of embedded:{name}](plots/calibration-{name}.png)" for name in VERIFIERS]
     return "\n".join(lines)
 
@@ -120,7 +120,7 @@ COMMAND.parser.add_argument("--concurrency", type=int, default=32)
 
 
 def main() -> None:
-    """Measure and write; plots go beside the page, into plots/."""
+    """Measure and write; plots go into plots/ next to the page."""
     options = COMMAND.parse()
     import torch
 

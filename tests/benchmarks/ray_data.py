@@ -1,9 +1,9 @@
 """Batches over a Ray cluster of two nodes: `python -m tests.benchmarks.ray_data --json FILE [--quick]`.
 
-The embedded family samples answers, and one node is killed when half of them are there: by `decode` of Ray Data, and by
-what `rsd batch --ray` does. Every answer is compared with that of one process. Then the throughput of two nodes with an
-actor each beside that of one actor, rounds taking turns, and what the machine allows: processes without Ray. Both nodes
-are on this machine, of which two cores are needed.
+The embedded family samples answers, with Ray Data's `decode` and with the code of `rsd batch --ray`, and one node is
+killed when half of them are done. Every answer is compared with that of one process. Then the throughput of two nodes
+with one actor each is compared with that of one actor, in alternating rounds, and with the machine's limit: processes
+without Ray. Both nodes are on this machine, which needs two cores.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rsd_integrations.batch import Progress, as_problems, read_results, read_row
 from rsd_integrations.embedded.task import problems
 from tests.benchmarks.command import Command, Size
 
-with warnings.catch_warnings():  # Ray 2.60 warns of its own defaults
+with warnings.catch_warnings():  # Ray 2.60 warns about its own defaults
     warnings.simplefilter("ignore")
     import ray.data
     from ray.cluster_utils import Cluster
@@ -42,23 +42,23 @@ with warnings.catch_warnings():  # Ray 2.60 warns of its own defaults
 from rsd_integrations.ray import Actors, DecoderPool, decode, run_journaled_on_ray
 
 SIZES = {
-    "prompts": Size(2000, 150, "prompts of which every answer is compared"),
-    "rows": Size(300, 60, "prompts of a round of throughput"),
+    "prompts": Size(2000, 150, "prompts whose answers are all compared"),
+    "rows": Size(300, 60, "prompts per round of throughput"),
     "rounds": Size(5, 2, "rounds of throughput"),
 }
 CONFIG = RSDConfig.parse({"settings": {"temperature": 0.8, "seed": 5}})
 CPUS = 3
-"""Logical ones of a node: for its actor, for the one of a node that died, and for what splits the dataset."""
+"""A node's logical cores: for its actor, for that of a node that died, and for splitting the dataset."""
 GOAL = 1.7
-"""Times the throughput of one actor on one core."""
+"""Throughput relative to one actor on one core."""
 WAYS = {"one actor, one core": (1, 1), "one actor, two cores": (1, 2), "two nodes, an actor and a core each": (2, 1)}
-"""Actors, and the cores of each."""
+"""Number of actors, and cores of each."""
 WITHOUT_RAY = {"one process without Ray, one core": 1, "two processes without Ray, a core each": 2}
 
 
 @contextmanager
 def two_nodes() -> Iterator[tuple[Cluster, Any]]:
-    """A cluster, and the node of it that may be killed."""
+    """A cluster, and its node that may be killed."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     cluster = Cluster(True, head_node_args={"num_cpus": CPUS, "include_dashboard": False})
     try:
@@ -73,7 +73,7 @@ def two_nodes() -> Iterator[tuple[Cluster, Any]]:
 
 
 def killed_dataset(prompts: list[str]) -> tuple[list[tuple[str, str]], float]:
-    """Names and answers of a dataset half of which is there when a node dies, and the seconds."""
+    """Names and answers of a dataset, half of which is done when a node dies, and the seconds."""
     rows = []
     with two_nodes() as (cluster, second):
         asked = [
@@ -90,7 +90,7 @@ def killed_dataset(prompts: list[str]) -> tuple[list[tuple[str, str]], float]:
 
 
 def killed_batch(prompts: list[str], out: Path) -> tuple[list[tuple[str, str]], float]:
-    """The same of the rows of a file that a batch writes."""
+    """The same for the rows of a file that a batch writes."""
     with two_nodes() as (cluster, second):
         half = iter([len(prompts) // 2])
         at = next(half)
@@ -108,7 +108,7 @@ def killed_batch(prompts: list[str], out: Path) -> tuple[list[tuple[str, str]], 
 
 
 def compared(rows: Iterable[tuple[str, str]], seconds: float, expected: dict[str, Result]) -> dict[str, Any]:
-    """How many rows there are, and what is wrong with them."""
+    """The number of rows, and their defects."""
     rows = list(rows)
     times = Counter(name for name, _ in rows)
     return {
@@ -128,15 +128,15 @@ async def rate(pool: DecoderPool, prompts: list[str]) -> float:
 
 
 async def nodes_of(pool: DecoderPool, count: int) -> int:
-    """On how many nodes its actors are, once all have loaded their models."""
-    while sum(seat.actor is not None for seat in pool._seats) < count:  # noqa: ASYNC110 - nobody tells of it
+    """The number of nodes that have its actors, once all have loaded their models."""
+    while sum(seat.actor is not None for seat in pool._seats) < count:  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0.1)
     where = [seat.actor.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()) for seat in pool._seats]
     return len({await one for one in where})
 
 
 def throughput(prompts: list[str], rounds: int) -> dict[str, Any]:
-    """Answers per second by way: the median of the rounds, and each of them."""
+    """Answers per second of each set-up: the median of the rounds, and each round."""
 
     async def measure(count: int, cores: int) -> float:
         async with DecoderPool(CONFIG, Actors(count=count, num_cpus=cores)) as pool:
@@ -168,11 +168,11 @@ with CONFIG.build() as decoder:
     decoder.run_many(prompts)
     print(time.perf_counter() - started)
 """
-"""What waits for its prompts and for the word to begin, and prints the seconds that it took."""
+"""Waits for its prompts and a signal to begin, and prints the seconds that it took."""
 
 
 def without_ray(prompts: list[str], count: int) -> float:
-    """Answers per second of so many processes side by side, with one core for the models of each."""
+    """Answers per second of parallel processes, with one core for the models of each."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-c", PROCESS]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -196,9 +196,9 @@ def markdown(data: dict[str, Any]) -> str:
         f"Made by `python -m tests.benchmarks.ray_data` in {data['took_seconds'] / 60:.0f} minutes, {data['date']}, "
         f"{data['machine']}, no GPU, load average {data['load']:.1f} before it: Ray {data['ray']}, two nodes on this "
         f"machine, the embedded family at temperature 0.8. One of the nodes is killed when half of {data['prompts']:,} "
-        "answers are there.",
+        "answers are done.",
         "",
-        "| | rows | twice | lost | other than in one process | seconds |",
+        "| | rows | twice | lost | different from one process | seconds |",
         "|---|---|---|---|---|---|",
         f"| one process | {data['prompts']} | 0 | 0 | | {data['alone_seconds']:.0f} |",
     ]
@@ -207,7 +207,7 @@ def markdown(data: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(map(str, figures))} |")
     lines += [
         "",
-        "| throughput, starting left out | answers per second, median | least–most of the rounds | times |",
+        "| throughput, without the start | answers per second, median | minimum–maximum of the rounds | times |",
         "|---|---|---|---|",
     ]
     rates, rounds = data["per_second"], dict(zip(data["per_second"], data["rounds"], strict=True))

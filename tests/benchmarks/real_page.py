@@ -21,26 +21,26 @@ def page(data: dict[str, Any]) -> str:
             f"Made by `python -m tests.benchmarks.real`, {data['date']}, {data['machine']}, {data['in_flight']} "
             "requests in flight, one thread per model. SmolLM2-135M-Instruct (Q4_1) drafts, Gemma 3 270M base (Q4_K_M) "
             f"is the target. Each of {n} nouns, French, German or Spanish, takes two steps: its English translation, "
-            "then the plural of that. An answer is right if both are. Greedy decoding; thresholds δ were chosen on "
-            f"{data['dev']} other nouns. Seconds are those of a machine that may do other work: compare FLOPs.",
+            "then the plural of that. An answer is correct if both are. Greedy decoding; thresholds δ were chosen on "
+            f"{data['dev']} other nouns. Other work may have shared the machine: compare FLOPs, not seconds.",
             "",
             *_table(data["methods"], data["thresholds"]),
             "",
             "Differences are paired over the nouns: bootstrap intervals, McNemar's exact test. FLOPs charge "
             f"everything; a token takes {per_token['target'] / per_token['drafter']:.2f} times as many in the target.",
             "",
-            "What calibration expected of these thresholds, on its own nouns:",
+            "The expectations of calibration for these thresholds, on its own nouns:",
             "",
-            "| method | right | 95 % | steps by target |",
+            "| method | correct | 95 % | steps by target |",
             "|---|---|---|---|",
             *(
                 f"| {name} | {_number(row['accuracy'])} | {_span(row['accuracy_ci95'])} | {row['target_share']:.0%} |"
                 for name, row in data["expected"].items()
             ),
             "",
-            "How well rewards tell right steps from wrong ones, on the drafts that RSD met (intervals over nouns):",
+            "How well rewards separate correct from wrong steps, on the drafts in the RSD runs (intervals over nouns):",
             "",
-            "| verifier | drafts | right | AUC | 95 % | median reward if right | if wrong |",
+            "| verifier | drafts | correct | AUC | 95 % | median reward if correct | if wrong |",
             "|---|---|---|---|---|---|---|",
             *verifiers,
             "",
@@ -53,18 +53,18 @@ def page(data: dict[str, Any]) -> str:
             *_table(data["transformers"], data["thresholds"]),
             "",
             *(
-                f"- {name}: {row['same_texts']} of {row['n']} texts are those of llama.cpp"
+                f"- {name}: {row['same_texts']} of {row['n']} texts are the same as with llama.cpp"
                 for name, row in data["transformers"].items()
             ),
             "",
-            "**What this shows, and what not.** [Real models](real-models.md) says it.",
+            "For what this does and does not show, see [Real models](real-models.md).",
         ]
     )
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]], thresholds: Mapping[str, float]) -> list[str]:
     lines = [
-        "| method | δ | right | translations | plurals | minus target | 95 % | p | steps by target | FLOPs per noun "
+        "| method | δ | correct | translations | plurals | minus target | 95 % | p | steps by target | FLOPs per noun "
         "| times fewer (95 %) | paper's convention | s per noun |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]

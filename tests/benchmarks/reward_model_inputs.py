@@ -1,8 +1,8 @@
-"""What reward models read, beside their cards: `python -m tests.benchmarks.reward_model_inputs --json FILE [--quick]`.
+"""Inputs of reward models against their cards: `python -m tests.benchmarks.reward_model_inputs --json FILE [--quick]`.
 
-For every format and each vocabulary that its models have, what is read of forty nasty solutions, and of random ones, is
-compared with what the card's recipe makes of the whole text. Ends with an error where the two differ and no reason is
-given why ours is right. Loads no model, and downloads nothing.
+For every format and each vocabulary of its models, the inputs for forty nasty solutions, and for random ones, are
+compared with those by the card's recipe for the whole text. Ends with an error if the two differ and no reason is given
+why ours is correct. Loads no model, and downloads nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from tests.benchmarks.command import Command, Size
 from tests.prm_formats.solutions import SOLUTIONS, Solution, random_solution
 from tests.prm_formats.truth import ROWS, Row, read, vocabulary
 
-SIZES = {"random": Size(400, 40, "random solutions for each row, beside the forty", least=0)}
+SIZES = {"random": Size(400, 40, "random solutions for each row, in addition to the forty", least=0)}
 
 
 def compared(row: Row, solutions: Sequence[Solution]) -> dict[str, Any]:
-    """How many solutions are read as the card says, and which are not, by the reason."""
+    """The number of solutions read as on the card, and the others by reason."""
     layouts, tok = row.layouts(), vocabulary(row.vocabulary)
     explained: dict[str, list[str]] = {}
     unexplained = []
@@ -35,7 +35,7 @@ def compared(row: Row, solutions: Sequence[Solution]) -> dict[str, Any]:
 
 
 def measure(randomly: int) -> list[dict[str, Any]]:
-    """All rows, each with its forty solutions and as many random ones as are asked for."""
+    """All rows, each with its forty solutions and the given number of random ones."""
     rows = []
     for row in ROWS:
         rng = random.Random(row.name)
@@ -47,11 +47,11 @@ def measure(randomly: int) -> list[dict[str, Any]]:
 
 def table(data: dict[str, Any]) -> str:
     """A row for each format and vocabulary."""
-    lines = ["| format | vocabulary | as the card, of 40 | elsewhere ours is right, because |", "|---|---|---|---|"]
+    lines = ["| format | vocabulary | as on the card, of 40 | else ours is correct, because |", "|---|---|---|---|"]
     for row in data["rows"]:
         forty = row["forty"]
         why = [f"{reason}: {', '.join(names)}" for reason, *names in forty["explained"]]
-        why += [f"**nobody says why**: {', '.join(forty['unexplained'])}"] if forty["unexplained"] else []
+        why += [f"**without a known reason**: {', '.join(forty['unexplained'])}"] if forty["unexplained"] else []
         separator = "" if row["separator"] is None else f", separator `{row['separator']!r}`"
         lines.append(
             f"| `{row['format']}`{separator} | {row['vocabulary']} | {forty['equal']} | {'<br>'.join(why) or '–'} |"
@@ -69,7 +69,7 @@ def main() -> None:
     COMMAND.write(options, {"rows": rows})
     wrong = [row for row in rows if row["forty"]["unexplained"] or row["random"]["unexplained"]]
     if wrong:
-        raise SystemExit("\n".join(["differ, and nobody says why:", *map(str, wrong)]))
+        raise SystemExit("\n".join(["different, without a known reason:", *map(str, wrong)]))
 
 
 if __name__ == "__main__":

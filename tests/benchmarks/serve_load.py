@@ -1,9 +1,9 @@
 """`rsd serve` under load: `python -m tests.benchmarks.serve_load --json FILE [--markdown FILE] [--quick]`.
 
-The server runs in a process of its own over models that play a script, and clients that do nothing but read run in
-another one. What the server takes for a step is compared with the bare `arun_many` of build 9862848, which is taken
-from this repository's history; both take turns, and what counts is CPU time. The other parts: how soon a step is there,
-what is left of clients that hang up, who is let in, and what becomes of answers when the server ends.
+The server runs in a separate process over scripted models, and clients that only read run in another one. The server's
+CPU time per step is compared with that of the bare `arun_many` of build 9862848, which is taken from this repository's
+history; both alternate. Other parts: the delay of a step, what remains of clients that hang up, the order of admission,
+and what happens to answers when the server ends.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from tests.benchmarks.served import Served
 from tests.benchmarks.stream_clients import Clients, Heard
 
 SIZES = {
-    "rounds": Size(5, 1, "rounds in which the server and both builds without one take turns"),
-    "clients": Size(1000, 200, "clients at once", 20),
+    "rounds": Size(5, 1, "rounds in which the server and both builds without one alternate"),
+    "clients": Size(1000, 200, "concurrent clients", 20),
 }
 LENGTHS = (10, 30, 100)
 """Steps of an answer for which CPU time is measured."""
 STEPS = 30
-"""Of those the one that has a target: answers of reasoning models have some dozens of steps."""
+"""The one of them with a target: answers of reasoning models have some dozens of steps."""
 SOME = 100
-"""Clients at once where it is about time and not about number."""
+"""Concurrent clients in measurements of time."""
 LEAVES = 5
-"""Of so many clients one hangs up."""
+"""One client in this number hangs up."""
 TARGETS = {"cpu_ratio": 1.5, "peak_mb": 300.0, "first_byte_ms_max": 50.0}
-"""The most that each figure may be."""
+"""The maximum for each figure."""
 MEANS = {
     "cpu_ratio": f"CPU time of a step through the server, over that of {BASE}'s bare `arun_many`; {STEPS} steps",
     "peak_mb": "peak memory of the server's process, MB",
@@ -51,20 +51,20 @@ MEANS = {
 
 @contextmanager
 def serving(**options: Any) -> Iterator[Served]:
-    """A server, with nothing left of it afterwards."""
+    """A server, completely removed afterwards."""
     with TemporaryDirectory() as folder, Served(File(folder), **options) as served:
         yield served
 
 
 def ask(served: Served, questions: Sequence[str], **options: Any) -> list[Heard]:
-    """What as many clients get that ask at once."""
+    """The answers to clients that ask at once."""
     with Clients(served.port, questions, **options) as clients:
         clients.ask()
         return clients.heard()
 
 
 def questions(count: int, name: str = "Question") -> list[str]:
-    """As many that differ."""
+    """Distinct questions."""
     return [f"{name} {i}" for i in range(count)]
 
 
@@ -75,7 +75,7 @@ def right(heard: Heard, steps: int) -> bool:
 
 
 def begins_right(heard: Heard, steps: int) -> bool:
-    """Whether what a client got is the beginning of its own answer."""
+    """Whether a client got the beginning of its own answer."""
     return heard.status in (0, 200) and answer(heard.question, steps).startswith(heard.text)
 
 
@@ -90,7 +90,7 @@ def bare(build: Build, steps: int, answers: int) -> float:
 
 
 def crowd(builds: Mapping[str, Build], steps: int, clients: int, rounds: int) -> dict[str, Any]:
-    """As many clients at once over models that answer at once: CPU time per step, memory, and right answers."""
+    """Concurrent clients over models that answer at once: CPU time per step, memory, and correct answers."""
     spent: dict[str, list[float]] = {name: [] for name in ("server", *builds)}
     with serving(steps=steps, places=clients, queue=0) as served:
         wrong = 0
@@ -110,7 +110,7 @@ def crowd(builds: Mapping[str, Build], steps: int, clients: int, rounds: int) ->
 
 
 def first_bytes(clients: int = SOME, steps: int = STEPS) -> dict[str, float]:
-    """From the moment in which a step is accepted to its first byte at the client, in milliseconds."""
+    """Time from the acceptance of a step to its first byte at the client, in milliseconds."""
     with serving(steps=steps, delay=0.02, places=clients, accepted=True) as served:
         heard = ask(served, questions(clients))
         accepted = served.accepted()
@@ -122,7 +122,7 @@ def first_bytes(clients: int = SOME, steps: int = STEPS) -> dict[str, float]:
 
 
 def leaving(clients: int, steps: int = 10) -> dict[str, Any]:
-    """Some clients hang up in the middle: what is left of them, and whether all work is charged."""
+    """Some clients hang up in the middle: what remains of them, and whether all work is charged."""
     with serving(steps=steps, delay=0.2 * clients / 1000, places=clients) as served:
         idle = served.tasks_at_rest()
         heard = ask(served, questions(clients), leaves=LEAVES, leave_after=steps // 2)
@@ -147,7 +147,7 @@ def leaving(clients: int, steps: int = 10) -> dict[str, Any]:
 
 
 def queue(places: int = 16, waiting: int = 64, steps: int = 10) -> dict[str, Any]:
-    """Four times as many requests as may wait, one after the other and faster than any is answered."""
+    """Four times as many requests as may wait, one after the other, faster than any is answered."""
     offered = places + 4 * waiting
     with serving(steps=steps, delay=0.1, places=places, queue=waiting, accepted=True) as served:
         heard = ask(served, questions(offered), gap=0.003)
@@ -171,10 +171,10 @@ def ended(sign: signal.Signals, waves: float, clients: int = SOME, steps: int = 
     """A signal while clients are answered, two of three at a time.
 
     Args:
-        sign: Which.
-        waves: When it comes: by then so many times as many answers are decoded as there are places.
-        clients: At once.
-        steps: Of each answer.
+        sign: The signal.
+        waves: Time of the signal: by then, this many times the number of places are decoded.
+        clients: Concurrent clients.
+        steps: Steps of each answer.
     """
     places = clients * 2 // 3
     with serving(steps=steps, delay=0.05, places=places, queue=clients, accepted=True) as served:
@@ -201,7 +201,7 @@ def ended(sign: signal.Signals, waves: float, clients: int = SOME, steps: int = 
 
 
 def measured(rounds: int, clients: int) -> dict[str, Any]:
-    """All parts."""
+    """Measure all parts."""
     with TemporaryDirectory() as folder:
         builds = {"base": checkout(BASE, File(folder)), "present": Build("present", ROOT)}
         for build in builds.values():
@@ -260,13 +260,13 @@ log) is included as well, so short answers cost more per step.
 - From a step's acceptance to its first byte, {SOME} clients, {first["steps"]:,} steps: {first["p50"]:.1f} ms in the
   median, {first["p99"]:.1f} ms at the 99th percentile, {first["max"]:.1f} ms at most.
 - {left["left"]} of {data["clients"]:,} clients hang up in the middle: {left["tasks_left"]} tasks are left of them. Of
-  the tokens that models made, on the bill are {tokens}.
+  the tokens that models generated, those charged are {tokens}.
 - {queued["offered"]} requests come to {queued["places"]} places and a queue of {queued["queue"]}: {queued["taken"]} are
   answered, {"the oldest first" if queued["oldest_first"] else "not in order"}; {queued["refused"]} get status 429,
   {queued["refused_with_retry_after"]} of them with `Retry-After`.
-- SIGTERM amid {SOME} clients, {term["waiting"]} of which wait for a place: {term["whole"]} whole answers, exit code
+- SIGTERM with {SOME} clients, {term["waiting"]} of which wait for a place: {term["whole"]} whole answers, exit code
   {term["exit_code"]}, after {term["seconds"]:.1f} s.
-- SIGKILL amid {SOME} clients, {kill["decoded"]} of which are answered by then: {kill["whole"]} whole answers, and
+- SIGKILL with {SOME} clients, {kill["decoded"]} of which are answered by then: {kill["whole"]} whole answers, and
   {kill["received"]:,} of {kill["accepted"]:,} accepted steps had arrived.
 """
 

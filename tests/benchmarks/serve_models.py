@@ -1,6 +1,6 @@
-"""Models that play a script, and what a decoder over them takes without a server: `python -P FILE STEPS ANSWERS`.
+"""Scripted models, and the time of a decoder over them without a server: `python -P FILE STEPS ANSWERS`.
 
-For `tests.benchmarks.serve_load`. The older build runs this file too, so it uses names that both builds have, and none
+For `tests.benchmarks.serve_load`. The older build runs this file too, so it only uses names of both builds, and none
 of this folder. Prints JSON: the file of `rsd_core`, and microseconds of CPU time per step.
 """
 
@@ -18,15 +18,15 @@ from rsd_core import Drafter, Limits, Path, RewardGuidedDecoder, Settings, Step,
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
 EVERY = 4
-"""Of so many steps the last one is rejected, and written by the target."""
+"""The last one of this number of steps is rejected, and written by the target."""
 MADE: Counter[str] = Counter()
-"""Tokens by role, as the models themselves count them."""
+"""Tokens by role, as counted by the models themselves."""
 LOOPS: list[asyncio.AbstractEventLoop] = []
-"""Where models are called."""
+"""The event loops in which models are called."""
 
 
 def written(question: str, step: int, steps: int, author: str) -> str:
-    """A step that tells where it belongs."""
+    """A step whose text says where it belongs."""
     text = f"{question}, step {step} {author}: of the {step + 4} seats that are left in the row two are taken."
     return text if step == steps - 1 else text + "\n\n"
 
@@ -38,7 +38,7 @@ def answer(question: str, steps: int) -> str:
 
 
 class _Forgetful(list[Path]):
-    """Scripted models remember all calls, which a server would keep for ever."""
+    """Scripted models record all calls, which a server would keep for ever."""
 
     def append(self, path: Path, /) -> None:
         pass
@@ -48,9 +48,9 @@ def load(role: str, steps: int, delay: float = 0.0) -> Drafter | Verifier | Targ
     """The models behind `load:drafter`, `load:verifier` and `load:target`.
 
     Args:
-        role: Which of them.
-        steps: Of each answer.
-        delay: Seconds that a call takes.
+        role: The role.
+        steps: Steps of each answer.
+        delay: Seconds per call.
     """
 
     def write(path: Path, _: object) -> str:
@@ -75,7 +75,7 @@ def load(role: str, steps: int, delay: float = 0.0) -> Drafter | Verifier | Targ
 
 
 def bare(steps: int, answers: int) -> float:
-    """Microseconds of CPU time per step without a server."""
+    """Print microseconds of CPU time per step without a server."""
     roles: dict[str, Any] = {role: load(role, steps) for role in ("drafter", "verifier", "target")}
     limits = Limits(max_steps=None, max_tokens=None)
     decoder = RewardGuidedDecoder(**roles, settings=Settings(limits=limits))

@@ -1,7 +1,7 @@
-"""`rsd serve` over the models of `tests.benchmarks.serve_models`, in a process of its own that tells how it is.
+"""`rsd serve` over the models of `tests.benchmarks.serve_models`, in a separate process that reports its state.
 
 The models come from a plugin package, so that the command is run as users run it. With `accepted` an observer of the
-same package writes a line for each step at the moment in which it is accepted; the file outlives the process.
+same package writes a line for each step when it is accepted; the file outlives the process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STEP = re.compile(r"(.+), step (\d+) ")
 
 
 class _Accepted:
-    """Notes when steps are accepted: the clock that all processes of a machine share, the question and the step."""
+    """Records when steps are accepted: the time on the machine's shared clock, the question and the step."""
 
     def __init__(self) -> None:
         self._file = os.open(os.environ[ACCEPTED], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -80,28 +80,28 @@ def main() -> None:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a server is."""
+    """The state of a server."""
 
     cpu: float
     """Seconds of CPU time so far."""
     tasks: int
-    """Of its event loop."""
+    """Tasks of its event loop."""
     peak_mb: float
     """Peak memory (VmHWM) in MB."""
     made: Mapping[str, int]
-    """Tokens that the models of each role have given out."""
+    """Tokens that the models of each role have generated."""
 
 
 class Served:
     """A server, from its first request to its end.
 
     Args:
-        folder: Where its files go; empty.
-        steps: Of each answer.
-        delay: Seconds that each call of a model takes.
-        places: Answers decoded at once.
+        folder: An empty folder for its files.
+        steps: Steps of each answer.
+        delay: Seconds per model call.
+        places: Answers decoded concurrently.
         queue: Answers that may wait.
-        accepted: Whether to note when steps are accepted.
+        accepted: Whether to record when steps are accepted.
     """
 
     def __init__(
@@ -158,14 +158,14 @@ class Served:
         raise SystemExit(f"the server did not start: {self._log.read_text()[-2000:]}")
 
     def _warm_up(self) -> None:
-        """Ask something: the first answer of a process takes longest, and shows it the models' event loop."""
+        """Ask something: the first answer of a process takes longest, and reveals the models' event loop."""
         body = {"model": "rsd", "messages": [{"role": "user", "content": "Warm"}]}
         url, headers = f"http://127.0.0.1:{self.port}/v1/chat/completions", {"content-type": "application/json"}
         with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)) as reply:
             assert reply.status == 200
 
     def state(self) -> State:
-        """How it is."""
+        """Its state."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
@@ -173,7 +173,7 @@ class Served:
         return State(**json.loads(self._process.stdout.readline()))
 
     def tasks_at_rest(self) -> int:
-        """Tasks of its event loop when nothing is asked, what ends in a moment left out."""
+        """Tasks of its event loop without requests, except those about to end."""
         found = []
         for _ in range(10):
             found.append(self.state().tasks)
@@ -181,14 +181,14 @@ class Served:
         return min(found)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of those samples of a metric that have these labels."""
+        """The sum of a metric's samples with these labels."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as reply:
             families = text_string_to_metric_families(reply.read().decode())
             samples = [one for family in families for one in family.samples if one.name == name]
         return sum(one.value for one in samples if labels.items() <= one.labels.items())
 
     def settled(self) -> bool:
-        """Wait until nothing is decoded and nobody waits; whether that came about."""
+        """Wait until nothing is being decoded or waiting; return whether that happened."""
         until = time.monotonic() + 30
         while time.monotonic() < until:
             if not self.metric("rsd_in_flight") and not self.metric("rsd_queue_depth"):
@@ -211,7 +211,7 @@ class Served:
         self._process.send_signal(sign)
 
     def end(self, sign: signal.Signals = signal.SIGTERM) -> int:
-        """Send the process a signal to end, wait, and give its exit code."""
+        """Send the process a signal to end, wait, and return its exit code."""
         self.tell(sign)
         return self.wait()
 

@@ -1,7 +1,7 @@
 """RSD over model servers against a client in lock-step: `python -m tests.benchmarks.servers --json FILE [--quick]`.
 
-Side by side over servers on machines of their own, simulated (`tests/benchmarks/simulated.py`), and with `--real`
-over three vLLM servers on this machine (`make servers` installs them). Ratios are medians over rounds.
+Both use servers on separate simulated machines (`tests/benchmarks/simulated.py`), and with `--real` three vLLM servers
+on this machine (`make servers` installs them). Ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from tests.servers.launcher import PYTHON
 SIZES = {
     "rounds": Size(5, 1, "rounds of every client"),
     "alone": Size(16, 4, "problems that are solved one at a time"),
-    "usual": Size(3, 1, "recorded answers in one: three are as long as worked solutions"),
-    "long": Size(12, 2, "the same where answers are long: twelve are as long as chains of thought"),
-    "problems": Size(200, 8, "problems that are compared with answers in process, with --real"),
+    "usual": Size(3, 1, "recorded answers in each answer: three are as long as worked solutions"),
+    "long": Size(12, 2, "the same for long answers: twelve are as long as chains of thought"),
+    "problems": Size(200, 8, "problems compared with answers in process, with --real"),
 }
 CONCURRENT, PROBLEMS = 32, 64
 FEW, MANY = "few", "many"
@@ -58,12 +58,12 @@ CASES = (
     *((setup, pattern, USUAL) for pattern in (FEW, MANY) for setup in (PAPER, TWICE, BIG_TARGET, BIG, REMOTE, JUDGE)),
     *((setup, FEW, LONG) for setup in (PAPER, JUDGE)),
 )
-"""The first one is the paper's own: its models, with servers next to each other."""
+"""The first one is the paper's: its models, with servers next to each other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How this library is set."""
+    """Settings of this library."""
 
     settings: Settings = Settings()  # noqa: RUF009 - frozen
     guesses: bool = False
@@ -79,19 +79,19 @@ WAYS = {
     "lookahead 4, guesses": Way(Settings(lookahead=4), guesses=True),
 }
 FOR_ONE = "lookahead 4, guesses"
-"""What whoever waits for a single answer would set."""
+"""The setting for the latency of a single answer."""
 TOGETHER = ("rsd", "lookahead 4", "lookahead 4, guesses")
-"""What is shown with many problems in flight."""
+"""The settings shown with many problems in flight."""
 IN_FLIGHT = [
     f"{what}, {CONCURRENT} of {n}" for n in (CONCURRENT, PROBLEMS) for what in ("rsd", "lookahead 4", "and guesses")
 ]
 HERE = ("rsd", "lookahead 1", "lookahead 4", "lookahead 4, guesses")
-"""What is shown on this machine's own servers, one problem at a time."""
+"""The settings shown on this machine's own servers, one problem at a time."""
 LOCK_STEP = "lock-step"
 
 
 def recorded(problems: int, verifier: str, delta: float) -> Record:
-    """What the embedded family says about some problems."""
+    """The embedded family's recorded answers to some problems."""
     made = RewardGuidedDecoder(
         drafter=load("embedded:draft"),
         verifier=load(verifier),
@@ -110,7 +110,7 @@ def rejected(said: Record, delta: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a client made of some problems."""
+    """A client's results on some problems."""
 
     seconds: float
     texts: list[str]
@@ -121,7 +121,7 @@ class Answers:
 
 
 async def ours(models: Any, prompts: Sequence[Prompt], delta: float, settings: Settings, concurrency: int) -> Answers:
-    """Answers by this library, by the loop's own clock."""
+    """Answers by this library, timed by the loop's own clock."""
     made = RewardGuidedDecoder(
         drafter=models.drafter,
         verifier=models.verifier,
@@ -137,7 +137,7 @@ async def ours(models: Any, prompts: Sequence[Prompt], delta: float, settings: S
 
 
 async def theirs(batched: tuple[Write, Score, Write], prompts: Sequence[Prompt], delta: float, at_once: int) -> Answers:
-    """Answers in lock-step, so many problems at a time."""
+    """Answers in lock-step, in batches of problems."""
     clock = asyncio.get_running_loop()
     started, texts = clock.time(), []
     for first in range(0, len(prompts), at_once):
@@ -148,7 +148,7 @@ async def theirs(batched: tuple[Write, Score, Write], prompts: Sequence[Prompt],
 def simulate(
     setup: Setup, said: Record, delta: float, seed: int, way: Way | None, at_once: int, writing: bool = False
 ) -> Answers:
-    """One client on fresh machines; None is the one in lock-step. Where asked, only writing takes time."""
+    """One client on fresh machines; None is the one in lock-step. Optionally, only writing takes time."""
 
     async def run() -> Answers:
         guesses = way is not None and way.guesses
@@ -175,7 +175,7 @@ def ratio(a: Sequence[Answers], b: Sequence[Answers]) -> float:
 
 
 async def real(rounds: int, problems: int, lone: int) -> dict[str, Any]:
-    """Both clients on three vLLM servers on this machine, which share its cores; one problem by all of them in turn."""
+    """Both clients on three vLLM servers that share this machine's cores; they alternate on each problem."""
     from tests.benchmarks.loopback import batched
     from tests.servers.equality import DELTA, equal_to_inprocess
     from tests.servers.launcher import family
@@ -203,7 +203,7 @@ async def real(rounds: int, problems: int, lone: int) -> dict[str, Any]:
                 for name in spent:
                     spent[name] += (await answers(name, [prompt])).seconds
             made = {name: await answers(name, prompts) for name in (LOCK_STEP, *TOGETHER)}
-            if turn:  # the first round warms the servers up
+            if turn:  # the first round warms up the servers
                 for name, seconds in spent.items():
                     alone[name].append(seconds)
                 for name, run in made.items():
@@ -260,7 +260,7 @@ def compared(setup: Setup, said: Record, delta: float, rounds: int, lone: int) -
 
 
 def agreed(said: Record, delta: float) -> float:
-    """Share of the tokens of the target's steps that the drafts which they replace begin with."""
+    """Share of the tokens of the target's steps with which the replaced drafts begin."""
     replaced = [(position.draft, position.target) for a in said.values() for position in a if position.reward < delta]
     return sum(common(*pair) for pair in replaced) / sum(target.size for _, target in replaced)
 
@@ -268,7 +268,7 @@ def agreed(said: Record, delta: float) -> float:
 def simulated(
     short: dict[str, tuple[Record, float]], rounds: int, lone: int, lengths: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """Every case, with what it is made of."""
+    """Every case, with its parts."""
     cases = []
     for setup, pattern, length in CASES:
         said, delta = short[pattern]
@@ -320,8 +320,8 @@ generators but not for reward models. Round trips have a median of 1 ms, 60 ms t
 of overhead at the server; both are lognormal (σ = 0.3). Answers, rewards and lengths were recorded from the embedded
 family: tokens count twice, and answers are {found["answers"][USUAL]} in a row (the long ones {found["answers"][LONG]});
 3 have the length of worked solutions and 12 that of chains of thought. The clock jumps over waiting, so the clients'
-own work takes no time. A stream's client hears of each token as late as of an answer. Medians over {found["rounds"]}
-rounds.
+own work takes no time. A stream's client receives each token with the same delay as an answer. Medians over
+{found["rounds"]} rounds.
 
 **One problem at a time.** Wall-clock time relative to lock-step. Without lookahead it is 1.00, because the requests are
 the same. With lookahead a draft is part of [one request with those before
@@ -329,8 +329,8 @@ it](scheduling.md#one-request-for-many-steps). The last column is what would rem
 drafts and replacements, written one after the other. Lookahead cannot go below it. A hedge can, because the target then
 writes in parallel with the drafter, and so can [guesses](scheduling.md#guesses-at-a-server): the target reads the draft
 that it replaces, which for vLLM means the whole text, and continues from where it disagrees. Of its tokens,
-{found["agreed"][FEW]:.0%} stand at the beginning of the draft where few are rejected, and {found["agreed"][MANY]:.0%}
-where many are.
+{found["agreed"][FEW]:.0%} are at the beginning of the draft if few are rejected, and {found["agreed"][MANY]:.0%}
+if many are.
 
 | verifier, target | steps / tokens | rejected | lock-step | {names} | writing alone |
 |---|---|---|---|{"---|" * len(WAYS)}
@@ -356,7 +356,7 @@ work (32 of 32): by drafter and target with lookahead 4, and with guesses too; a
 
 
 def here(real: dict[str, Any] | None) -> str:
-    """What was measured on this machine's own servers."""
+    """The measurements on this machine's own servers."""
     if real is None:
         return ""
     equal = real["equal_to_inprocess"]
@@ -370,7 +370,7 @@ each request and compete for the cores. {equal["equal"]} of {equal["problems"]} 
 in process, step by step, and {guessed["equal"]} of {guessed["problems"]} with lookahead 4 and guesses. One problem at a
 time, each by all in turn, takes {real["seconds_per_problem_lock_step"]:.2f} s in lock-step; {alone["rsd"]:.2f} of that
 here, {alone["lookahead 1"]:.2f} with lookahead 1, {alone["lookahead 4"]:.2f} with lookahead 4, and
-**{alone[FOR_ONE]:.2f}** with lookahead 4 and guesses. With 32 at once all of them want the same two cores:
+**{alone[FOR_ONE]:.2f}** with lookahead 4 and guesses. With 32 at once, all compete for the same two cores:
 {many["rsd"]:.2f}x the throughput of lock-step, {many["lookahead 4"]:.2f}x with lookahead 4, and {many[FOR_ONE]:.2f}x
 with guesses too. Of the {CONCURRENT}
 answers, {" and ".join(str(real["same_answers"][name]) for name in TOGETHER)} are the same as in lock-step.

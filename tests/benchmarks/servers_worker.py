@@ -1,7 +1,7 @@
-"""A client of model servers, which works when it is told to: `python servers_worker.py`, a JSON list per line.
+"""A client of model servers, which works on command: `python servers_worker.py`, a JSON list per line.
 
-It runs under earlier builds of this library as well. `["load", name, spec, options]` makes a model of a server,
-`["solve", models, prompts, lookahead, concurrency, delta]` has problems solved with the models named.
+It also runs under earlier builds of this library. `["load", name, spec, options]` creates a model behind a server,
+`["solve", models, prompts, lookahead, concurrency, delta]` solves problems with the named models.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ models: dict[str, Any] = {}
 
 
 def open_model(name: str, spec: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Make a model of a server."""
+    """Create a model behind a server."""
     models[name] = load(spec, **options)
     return {"file": sys.modules["rsd_core"].__file__}
 
@@ -26,7 +26,7 @@ def open_model(name: str, spec: str, options: Mapping[str, Any]) -> dict[str, An
 def solve(
     names: Mapping[str, str], prompts: Sequence[str], lookahead: int, concurrency: int, delta: float
 ) -> dict[str, Any]:
-    """Solve problems, so many at once."""
+    """Solve problems concurrently."""
     decoder = RewardGuidedDecoder(
         **{role: models[name] for role, name in names.items()},
         policy=BinaryStep(delta=delta),
@@ -45,7 +45,7 @@ WORKS: dict[str, Callable[..., dict[str, Any]]] = {"load": open_model, "solve": 
 
 
 def main() -> None:
-    """Work until the other side has no more to say."""
+    """Work until the input ends."""
     for line in sys.stdin:
         work, *arguments = json.loads(line)
         print(json.dumps(WORKS[work](*arguments)), flush=True)

@@ -1,9 +1,9 @@
 """The engine on models of published shapes: `python -m tests.benchmarks.shapes --json FILE [--quick]`.
 
-The weights are random, so what the models write means nothing. How long each step is, and whether it is accepted, is
-replayed from answers of the embedded family, and every token is computed. On a CPU the shapes are those of Qwen2.5-0.5B
-and 1.5B, on a GPU those of the paper's models; `--quick` gives them fewer layers and words. Everything is timed side by
-side in one run.
+The weights are random, so the text is meaningless. The length and acceptance of each step are replayed from answers of
+the embedded family, and every token is computed. On a CPU the shapes are those of Qwen2.5-0.5B and 1.5B, on a GPU those
+of the paper's models; `--quick` gives them fewer layers and words. Everything is timed in one run, with alternating
+methods.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ from tests.benchmarks.simulated import Record, at, longer
 SIZES = {
     "rounds": Size(5, 1, "rounds of everything, about 10 minutes each on two cores"),
     "problems": Size(1, 1, "problems for the comparison at batch 1"),
-    # The embedded family answers its small problems in some hundred tokens, which is little for published shapes.
-    "answers": Size(2, 1, "recorded answers in one"),
+    # The embedded family answers its small problems in about a hundred tokens, which is little for published shapes.
+    "answers": Size(2, 1, "recorded answers in each answer"),
 }
 SAMPLE_LAYERS, SAMPLE_WORDS = 1, 4096
-"""Of the models of `--quick`, which are as wide as the published ones."""
+"""Sizes of the models of `--quick`, which are as wide as the published ones."""
 CONCURRENT = 32
 DELTA = 0.5
 DELIMITER, ANY_TEXT = "\n\n", " "
-"""What the engine looks for after each token, and never finds in random words; what every step holds, for the core."""
+"""Delimiters: one that the engine never finds in random words, and one in every step, for the core."""
 OF_THE_ENGINE = ("overhead_batch1", "overhead_batch32", "concurrent32_over_sequential")
 OF_RSD = ("vs_target_generate", "vs_naive_rsd")
 
@@ -83,7 +83,7 @@ class Shape:
 
     @property
     def config(self) -> Qwen2Config:
-        """Such a model's configuration."""
+        """The model's configuration."""
         return Qwen2Config(
             vocab_size=self.vocabulary,
             hidden_size=self.hidden,
@@ -96,13 +96,13 @@ class Shape:
         )
 
     def make(self, device: torch.device, dtype: torch.dtype) -> HuggingFaceGenerator:
-        """Such a model with random weights, every id of its vocabulary a word."""
+        """The model with random weights; every id of its vocabulary is a word."""
         with device:
             model: Any = Qwen2ForCausalLM(self.config)
         return self.generator(model.to(dtype).eval())
 
     def generator(self, model: Any) -> HuggingFaceGenerator:
-        """What writes with such a model: every id of its vocabulary is a word, and none ends an answer."""
+        """A generator with such a model: every id of its vocabulary is a word, and none ends an answer."""
         made = HuggingFaceGenerator(model, load_tokenizer(FOLDER / "target"), self.name)
         made.vocabulary.pieces = [f" {id_}".encode() for id_ in range(made.vocabulary.size)]
         made.eos_ids = frozenset()
@@ -116,7 +116,7 @@ PAPER_TARGET = Shape("Qwen2.5-Math-7B", 3584, 18944, 28, 28, 4, 151936)
 
 
 class Replayed(Drafter, Target):
-    """Writes steps as long as recorded ones."""
+    """Writes steps with the lengths of recorded ones."""
 
     def __init__(self, inner: HuggingFaceGenerator, record: Record) -> None:
         self.name, self.inner, self._record = inner.name, inner, record
@@ -129,7 +129,7 @@ class Replayed(Drafter, Target):
 
 
 class Judged(Verifier):
-    """Reads every step, and gives the recorded reward."""
+    """Reads every step, and returns the recorded reward."""
 
     def __init__(self, inner: Verifier, record: Record) -> None:
         self.name, self._inner, self._record = inner.name, inner, record
@@ -140,7 +140,7 @@ class Judged(Verifier):
 
 
 class Plain:
-    """The same with transformers alone: a `generate()` per step, and a full pass of the verifier per step."""
+    """The same with transformers alone: one `generate()` and one full pass of the verifier per step."""
 
     def __init__(self, draft: Replayed, verifier: HuggingFaceGenerator, target: Replayed, record: Record) -> None:
         self._draft, self._verifier, self._target = draft.inner.model, verifier.model, target.inner.model
@@ -181,13 +181,13 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int, *, s
     """All figures.
 
     Args:
-        device: Where everything runs.
-        rounds: Of which medians are taken.
-        problems: How many are answered by other ways as well; with none, only the figures of the engine are taken.
-        answers: Recorded answers in one.
+        device: The device.
+        rounds: Rounds, for medians.
+        problems: Problems that are also answered by other methods; with none, only the engine is measured.
+        answers: Recorded answers in each answer.
         sample: Whether the models have fewer layers and words than published ones.
     """
-    torch.set_num_threads(engine.ALL_THREADS)  # as the engine has for models of this size
+    torch.set_num_threads(engine.ALL_THREADS)  # as in the engine for models of this size
     small, big = (PAPER, PAPER_TARGET) if device.type == "cuda" else (SMALL, SMALL_TARGET)
     if sample:
         small, big = small.sample(), big.sample()
@@ -225,7 +225,7 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int, *, s
 
     for method in methods.values() if problems else ():
         method(0)
-    begin.run_many(asked)  # caches grow once
+    begin.run_many(asked)  # lets caches grow once
     for _ in range(rounds):
         spent = {name: each(method, problems) for name, method in methods.items()} if problems else {}
         for name, value in spent.items():
@@ -235,7 +235,7 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int, *, s
         one_by_one = each(methods["rsd"], CONCURRENT)
         note("overhead_batch1", one_by_one / forward[0])
         forward[0] = 0.0
-        together = seconds(lambda: rsd.run_many(asked))  # models of this size take all cores, one at a time
+        together = seconds(lambda: rsd.run_many(asked))  # models of this size use all cores, one at a time
         note("overhead_batch32", together / forward[0])
         note("concurrent32_over_sequential", one_by_one / together)
         print({name: round(values[-1], 3) for name, values in found.items()}, file=sys.stderr, flush=True)
@@ -254,7 +254,7 @@ def measure(device: torch.device, rounds: int, problems: int, answers: int, *, s
 
 
 def described(data: dict[str, Any]) -> str:
-    """What was measured, as a sentence."""
+    """The measured models, as a sentence."""
     models = data["models"]
     return (
         f"a drafter and a reward model of the shape of {models['drafter']}, a target of that of {models['target']}, in "

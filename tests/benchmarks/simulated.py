@@ -1,11 +1,11 @@
-"""Three model servers on machines of their own, simulated: a clock that jumps, and latencies that are documented.
+"""Simulates three model servers on separate machines: a clock that jumps, and documented latencies.
 
-The clock moves only while everybody waits, so what the clients compute themselves takes no time (that is measured by
-`tests.benchmarks.client`), a run does not depend on the machine it is made on, and minutes pass in seconds.
+The clock only moves while everything waits, so the clients' own computation takes no time (`tests.benchmarks.client`
+measures it), a run does not depend on its machine, and minutes pass in seconds.
 
-A machine works as vLLM does: iterations over a running batch, prefill in chunks beside it, an iteration taking as long
-as reading the weights or as computing its tokens, whichever is longer. Generators keep the prefixes they have read;
-reward models read every text from its beginning, as vLLM's pooling runner was seen to do.
+A machine works like vLLM: iterations over a running batch, with prefill in chunks, where an iteration takes as long as
+reading the weights or computing its tokens, whichever is longer. Generators cache the prefixes they have read; reward
+models read every text from its beginning, as observed in vLLM's pooling runner.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from tests.benchmarks.lockstep import Live, Score, Write
 A100 = 312e12 * 0.5
 """FLOP/s of prefill: half of the data sheet's bf16 peak."""
 CHUNK = 8192
-"""Most tokens of prefill in one iteration: vLLM's default for a server."""
+"""Maximum tokens of prefill per iteration: vLLM's default for a server."""
 BLOCK = 16
 """Tokens in a block of vLLM's prefix cache."""
 SCALE = 2
-"""Tokens for each token of the embedded family: its steps have 21, paragraphs of worked solutions about twice that."""
+"""Tokens per token of the embedded family: its steps have 21, paragraphs of worked solutions about twice that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ LARGE = Hardware(1 / 31.37, 2 * 72.7e9 / (4 * A100))  # on four GPUs
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What lies between the client and each machine."""
+    """The network between the client and each machine."""
 
     trip: float
     """Median seconds of a round trip."""
@@ -81,7 +81,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Who runs where."""
+    """The machines of the roles."""
 
     name: str
     drafter: Hardware
@@ -104,7 +104,7 @@ JUDGE = Setup("7B judge writing 40 tokens, 72B", SMALL, MIDDLE, LARGE, NEAR, rea
 
 
 class Clock(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only while it waits."""
+    """An event loop whose time only passes while it waits."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -121,21 +121,21 @@ class _Jump(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
-            raise RuntimeError("everybody waits for something outside of the simulation")
+            raise RuntimeError("all tasks wait for something outside the simulation")
         self._clock.now += max(0.0, timeout)
         return super().select(0)
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A sequence that a machine works on."""
+    """A sequence that a machine processes."""
 
     prefill: int
     decode: float
     done: asyncio.Event
     written: int = 0
     tell: Callable[[int], object] | None = None
-    """Told of each token that is written."""
+    """Called with each token that is written."""
 
 
 class Machine:
@@ -146,12 +146,12 @@ class Machine:
         self._random = random.Random(seed)
         self.jobs: list[Job] = []
         self.computed = 0
-        """Tokens run through the model, for whatever became of them."""
+        """Tokens run through the model, whatever became of them."""
         self._worker: asyncio.Task[None] | None = None
         self._known: set[tuple[object, ...]] = set()
 
     def fresh(self, prompt: Prompt, steps: Sequence[Step]) -> int:
-        """Tokens of a text that are in no cached prefix; the text is cached from now on."""
+        """Tokens of a text outside cached prefixes; the text is cached from now on."""
         keys = [(prompt, *(step.text for step in steps[:n])) for n in range(len(steps) + 1)]
         sizes = [tokens_of(prompt, steps[:n]) for n in range(len(steps) + 1)]
         cached = max((size for key, size in zip(keys, sizes, strict=True) if key in self._known), default=0)
@@ -164,7 +164,7 @@ class Machine:
         await asyncio.sleep(self._lasts(self.network.trip) / 2)
 
     async def stream(self, prefill: int, token: Callable[[int], bool]) -> None:
-        """One request that is told of each token as it comes, until that says that it is enough."""
+        """One request that reports each token as it is written, until told to stop."""
         back = self._lasts(self.network.trip) / 2
         clock = asyncio.get_running_loop()
 
@@ -215,7 +215,7 @@ class Machine:
 
 
 def common(one: Step, other: Step) -> int:
-    """Tokens that two steps begin with in common, by their texts: a share of the text is that share of the tokens."""
+    """Number of tokens in the common beginning of two steps, from its share of the text."""
     if one.text == other.text:
         return other.size
     alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one.text, other.text, strict=False))
@@ -224,13 +224,13 @@ def common(one: Step, other: Step) -> int:
 
 
 def tokens_of(prompt: Prompt, steps: Sequence[Step]) -> int:
-    """Length of a text: a word is a token and a third, steps are as long as they were."""
+    """Length of a text: 4/3 tokens per word; steps keep their recorded length."""
     return SCALE * (sum(len(message.content.split()) * 4 // 3 for message in prompt) + sum(step.size for step in steps))
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """What the models said at one step of a recorded answer."""
+    """The models' outputs at one step of a recorded answer."""
 
     draft: Step
     reward: float
@@ -241,7 +241,7 @@ Record = Mapping[Prompt, Sequence[Position]]
 
 
 async def record(decoder: RewardGuidedDecoder, prompts: Sequence[Prompt]) -> Record:
-    """Decode, and keep what each role said. Where the target was not asked, it would say as much as the draft."""
+    """Decode, and record each role's output. If the target was not asked, its output would be as long as the draft."""
 
     async def one(prompt: Prompt) -> list[Position]:
         found: list[Position] = []
@@ -260,7 +260,7 @@ async def record(decoder: RewardGuidedDecoder, prompts: Sequence[Prompt]) -> Rec
 
 
 def longer(said: Record, times: int, seed: int = 0) -> Record:
-    """Answers as long as so many recorded ones: each goes on with others, drawn by chance."""
+    """Answers as long as several recorded ones: each continues with others, drawn at random."""
     draw = random.Random(seed)
     prompts = list(said)
 
@@ -281,12 +281,12 @@ def _goes_on(step: Step) -> Step:
 
 
 def at(record: Record, prompt: Prompt, depth: int) -> Position:
-    """What was said at a step; beyond the end of the answer, what was said last."""
+    """The outputs at a step; beyond the end of the answer, the last ones."""
     return record[prompt][min(depth, len(record[prompt]) - 1)]
 
 
 class Writer(Drafter, Target):
-    """A role that writes, on its machine; with guesses, it reads the draft that it replaces as vLLM does: anew."""
+    """A role that writes, on its machine; with guesses, it rereads the draft that it replaces, like vLLM."""
 
     def __init__(self, machine: Machine, record: Record, target: bool, guesses: bool = False) -> None:
         self.machine, self._record, self._target, self._guesses = machine, record, target, guesses
@@ -319,7 +319,7 @@ class Writer(Drafter, Target):
         return Generation((step,), Usage(computed=read + written - kept, generated=written))
 
     async def _write_on(self, path: Path, stream: Stream) -> None:
-        """Step after step in one request, as the library's own drafters over vLLM write them."""
+        """Write step after step in one request, like the library's own drafters over vLLM."""
         fresh, begun, enough = self.machine.fresh(path.prompt, path.steps), 0, False
 
         def token(written: int) -> bool:
@@ -347,12 +347,12 @@ class Writer(Drafter, Target):
         return steps
 
     def _wrote(self, prompt: Prompt, steps: Sequence[Step]) -> None:
-        """What a generator wrote is in its cache, as what it read."""
+        """Cache text that the generator wrote, like text that it read."""
         self.machine.fresh(prompt, steps)
 
 
 class Judge(Verifier):
-    """The role that scores, on its machines: every text from its beginning."""
+    """The role that scores, on its machines; it reads every text from its beginning."""
 
     def __init__(self, replicas: Sequence[Machine], record: Record, reasoning: int) -> None:
         self.replicas, self._record, self._reasoning = replicas, record, reasoning
@@ -380,7 +380,7 @@ class Judge(Verifier):
 
 
 class Reader(Judge):
-    """One that writes nothing, and so finds the rewards of all steps of a text when it reads it."""
+    """A verifier that writes nothing, and so finds the rewards of all steps in one reading of a text."""
 
     async def score_run(self, path: Path, steps: Sequence[Step]) -> Sequence[Scores]:
         await self._serve(tokens_of(path.prompt, [*path.steps, *steps]))
@@ -393,7 +393,7 @@ class Reader(Judge):
 
 
 class Free(Judge):
-    """One that takes no time: what is left then is the writing."""
+    """A verifier that takes no time, so that only writing remains."""
 
     async def _serve(self, length: int) -> None:
         return
@@ -409,12 +409,12 @@ class Servers:
 
     @property
     def batched(self) -> tuple[Write, Score, Write]:
-        """The three, as a client in lock-step asks them."""
+        """The three machines, as a client in lock-step uses them."""
         return self.drafter.write, self.verifier.read, self.target.write
 
 
 def start(setup: Setup, record: Record, seed: int, guesses: bool = False) -> Servers:
-    """Machines that have read nothing yet."""
+    """Machines with empty caches."""
 
     def machine(hardware: Hardware, name: str) -> Machine:
         return Machine(hardware, setup.network, f"{seed} {name}")

@@ -1,9 +1,9 @@
 """Speculation on the engine: `python -m tests.benchmarks.speculation --json FILE [--quick]`.
 
-The embedded family: exact speculative decoding beside transformers' `generate()` of the target alone and with the
-drafter as its assistant; RSD with and without a speculating target; proposals without a model. Methods are timed side
-by side, problem by problem; ratios are medians over rounds. Then models of published shapes with random weights, whose
-acceptance is replayed at the rate of the embedded family: every token is computed, and what they write means nothing.
+The embedded family: exact speculative decoding against transformers' `generate()` of the target alone and with the
+drafter as its assistant; RSD with and without a speculating target; proposals without a model. Methods alternate on
+each problem; ratios are medians over rounds. Then models of published shapes with random weights, whose acceptance is
+replayed at the rate of the embedded family: every token is computed, but the text is meaningless.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ from tests.benchmarks.plain import Plain
 from tests.benchmarks.shapes import PAPER, PAPER_TARGET, SMALL, SMALL_TARGET
 
 SIZES = {
-    "rounds": Size(5, 1, "rounds of which medians are taken"),
-    "problems": Size(16, 2, "problems that are timed one by one"),
-    "together": Size(16, 3, "problems that are timed all at once"),
-    "compared": Size(200, 8, "problems whose texts are compared token for token"),
-    "corpus": Size(2000, 100, "solutions in the n-grams' table"),
+    "rounds": Size(5, 1, "rounds, for medians"),
+    "problems": Size(16, 2, "problems timed one by one"),
+    "together": Size(16, 3, "problems timed all at once"),
+    "compared": Size(200, 8, "problems whose texts are compared token by token"),
+    "corpus": Size(2000, 100, "solutions in the n-gram table"),
     "shape_tokens": Size(64, 6, "tokens that models of published shapes write", least=0),
 }
 DELTA, CONCURRENT = 0.9, 16
@@ -76,7 +76,7 @@ class Replayed(AcceptanceRule):
 def side_by_side(
     methods: dict[str, Callable[[str], Any]], prompts: Sequence[str], rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of each method in each round, every problem by all methods in turn."""
+    """Seconds of each method in each round, with all methods in turn on every problem."""
     spent = {name: list[float]() for name in methods}
     for method in methods.values():
         method(prompts[0])
@@ -91,13 +91,13 @@ def side_by_side(
 
 
 def gain(spent: dict[str, list[float]], slow: str, fast: str) -> float:
-    """How many times as long one method takes as another, the median over rounds."""
+    """The time of one method over that of another, as median over rounds."""
     return statistics.median(a / b for a, b in zip(spent[slow], spent[fast], strict=True))
 
 
 def embedded(rounds: int, problems: int, together: int, compared: int, corpus: int) -> dict[str, Any]:
     """The figures of the embedded family."""
-    torch.set_num_threads(1)  # models this small lose time by sharing cores
+    torch.set_num_threads(1)  # models this small lose time when they share cores
     draft, target, prm = (load(f"embedded:{name}") for name in ("draft", "target", "prm"))
     items = find_task("embedded").draw(max(problems, compared, together), 1)
     prompts = [str(item.prompt) for item in items]
@@ -167,7 +167,7 @@ def embedded(rounds: int, problems: int, together: int, compared: int, corpus: i
 
 
 def repeating(target: HuggingFaceGenerator, prompts: Sequence[str], rounds: int) -> dict[str, float]:
-    """How much proposals without a model gain where a text repeats its input: JSON that the schema says all of."""
+    """The gain of proposals without a model if a text repeats its input: JSON that the schema fully determines."""
     turn, gains = Settings(granularity="turn"), {"ngram": list[float](), "lookup": list[float]()}
     writers = []
     for prompt in prompts:
@@ -200,7 +200,7 @@ def repeating(target: HuggingFaceGenerator, prompts: Sequence[str], rounds: int)
 
 
 def _different(decoder: Any, reference: Any, prompts: Sequence[str]) -> int:
-    """How many answers are others than a reference's, of sixteen at once."""
+    """The number of answers that differ from a reference's, with sixteen at once."""
     pairs = zip(decoder.run_many(prompts, concurrency=CONCURRENT), reference.run_many(prompts), strict=True)
     return sum(_texts(mine) != _texts(theirs) for mine, theirs in pairs)
 
@@ -210,12 +210,12 @@ def _texts(result: Result) -> list[str]:
 
 
 def _proposals(decoder: Any, target: HuggingFaceGenerator, prompts: Sequence[str]) -> dict[str, float]:
-    """Of a decoder, one request at a time: tokens that a pass of the target gives, and the share of accepted ones."""
+    """Tokens per pass of the target, and the acceptance rate, of a decoder with one request at a time."""
     passes = target.runner.passes
     accounts = [decoder.run(prompt).ledger.target for prompt in prompts]
     passes = target.runner.passes - passes
     generated, rejected = (sum(getattr(account, name) for account in accounts) for name in ("generated", "discarded"))
-    accepted = generated - passes  # each pass adds one token of the target's own
+    accepted = generated - passes  # each pass adds one of the target's own tokens
     return {
         "tokens_per_pass": generated / passes,
         "acceptance_rate": accepted / (accepted + rejected) if accepted + rejected else 0.0,
@@ -223,7 +223,7 @@ def _proposals(decoder: Any, target: HuggingFaceGenerator, prompts: Sequence[str
 
 
 def shapes(tokens: int, rounds: int, rate: float, *, sample: bool) -> dict[str, Any]:
-    """A target of a published shape alone and with a drafter, at an acceptance rate; without tokens nothing is made."""
+    """A target of a published shape alone and with a drafter, at an acceptance rate; without tokens, none is built."""
     if not tokens:
         return dict.fromkeys(("models", "gain", "gain_of_8", "tokens_per_pass", "seconds_per_token"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -277,7 +277,7 @@ def markdown(data: dict[str, Any]) -> str:
     published = (
         f"{made['models']}, acceptance replayed at {data['proposals']['exact']['acceptance_rate']:.0%}: "
         f"{made['gain']:.2f} times the target alone at batch 1, {made['gain_of_8']:.2f} times for 8 requests at once, "
-        f"{made['tokens_per_pass']:.2f} tokens a pass, {1e3 * made['seconds_per_token']:.0f} ms a token."
+        f"{made['tokens_per_pass']:.2f} tokens per pass, {1e3 * made['seconds_per_token']:.0f} ms per token."
         if made["models"]
         else "Models of published shapes were not measured."
     )
@@ -288,11 +288,11 @@ def markdown(data: dict[str, Any]) -> str:
 Made by `python -m tests.benchmarks.speculation`, {data["date"]}, {data["machine"]}, medians over {data["rounds"]}
 rounds, {data["problems"]} problems, greedy, drafts of {data["draft_length"]} tokens; load average
 {data["load_before"][0]:.1f}
-before. Times are by the clock, side by side: `vs_target` and `vs_assisted` over transformers' `generate()`,
+before. Times are wall-clock, with alternating methods: `vs_target` and `vs_assisted` over transformers' `generate()`,
 `batch16_vs_assisted` 16 requests at once over assisted generation of one after another, `rsd_spec_gain` RSD with
 `embedded:prm` at δ = {DELTA} without a speculating target over with one (the target writes
 {data["target_steps_of_rsd"]:.0%} of the steps), `ngram_gain` the engine's target alone over the same with n-grams
-where it writes JSON that repeats its prompt; with prompt lookup that is {data["lookup_gain"]:.2f}. On the problems
+when it writes JSON that repeats its prompt; with prompt lookup that is {data["lookup_gain"]:.2f}. On the problems
 themselves, a table of n-grams of {data["corpus"]:,} other solutions gives {data["ngram_table_gain"]:.2f} by chains and
 {data["ngram_tree_gain"]:.2f} by trees.
 
@@ -308,7 +308,7 @@ themselves, a table of n-grams of {data["corpus"]:,} other solutions gives {data
 |---|---|---|
 {proposals}
 
-Answers that are others than the reference's, of {data["compared"]}: {different}.
+Answers that differ from the reference's, of {data["compared"]}: {different}.
 
 {published}
 """

@@ -1,7 +1,7 @@
-"""Many clients at once, in a process that does nothing but read: `python -m tests.benchmarks.stream_clients PLAN`.
+"""Many concurrent clients, in a process that only reads: `python -m tests.benchmarks.stream_clients PLAN`.
 
-Each opens a connection, says `ready` together with the others, and asks its question once a line comes on standard
-input. What comes back is kept as it is, and read only when all have ended, so that clients are in nobody's way.
+Each opens a connection, says `ready` together with the others, and asks its question once a line arrives on standard
+input. Answers are kept unchanged and only parsed when all have ended, so that clients do not disturb each other.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _RETRY = re.compile(rb"\r\nretry-after: (\d+)\r\n", re.IGNORECASE)
 
 @dataclass(slots=True)
 class Heard:
-    """What one client got."""
+    """The answer to one client."""
 
     question: str
     asked: float = 0.0
-    """When its request was sent, by the clock that all processes share."""
+    """When its request was sent, on the clock that all processes share."""
     status: int = 0
-    """0 where no answer came."""
+    """0 if no answer arrived."""
     retry_after: int | None = None
     text: str = ""
     arrivals: list[float] = field(default_factory=list)
-    """When each step of the text came."""
+    """When each step of the text arrived."""
     finish_reason: str | None = None
     whole: bool = False
-    """Whether the stream came to its end."""
+    """Whether the stream was complete."""
     tokens: int | None = None
-    """Of the answer, as the usage at the end of the stream has it."""
+    """Tokens of the answer, from the usage at the end of the stream."""
 
 
 class _Client(asyncio.Protocol):
@@ -77,7 +77,7 @@ class _Client(asyncio.Protocol):
         self.ended.set_result(None)
 
     def heard(self) -> Heard:
-        """What came, once it has ended."""
+        """The answer, once it has ended."""
         heard = Heard(self.question, self.asked)
         data = b"".join(self._pieces)
         if not data:
@@ -105,14 +105,14 @@ class _Client(asyncio.Protocol):
 
 
 class Clients:
-    """A process of so many clients, which have connected.
+    """A process of connected clients.
 
     Args:
-        port: Of the server on this machine.
-        questions: One for each client.
+        port: Port of the server on this machine.
+        questions: One per client.
         gap: Seconds between their requests.
         leave_after: Pieces of an answer after which clients hang up.
-        leaves: Of so many clients one hangs up; 0 is none.
+        leaves: One client in this number hangs up; 0 is none.
     """
 
     def __init__(
@@ -142,11 +142,11 @@ class Clients:
         self._process.stdin.flush()
 
     def ask(self) -> None:
-        """Have all of them ask."""
+        """Let all of them ask."""
         self._write("go")
 
     def heard(self) -> list[Heard]:
-        """What they got, once all have ended."""
+        """Their answers, once all have ended."""
         assert self._process.stdout is not None
         return [Heard(**told) for told in json.loads(self._process.stdout.readline())]
 

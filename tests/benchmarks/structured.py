@@ -1,4 +1,4 @@
-"""JSON by a schema: whether every answer fits, over schemas that hypothesis draws, and what masks cost.
+"""JSON by a schema: whether every answer is valid, over schemas that hypothesis draws, and the cost of masks.
 
 `python -m tests.benchmarks.structured --json FILE [--quick]`
 """
@@ -38,7 +38,7 @@ from tests.structured.schemas import ALL_SCHEMAS, Schema
 
 SIZES = {
     "schemas": Size(500, 40, "schemas by which the embedded models write", 2),
-    "reasoned": Size(60, 4, "of them, by which SmolLM2 writes after reasoning in steps, drafted and replaced", 1),
+    "reasoned": Size(60, 4, "of them, for SmolLM2 after reasoning in steps, drafted and replaced", 1),
 }
 COMMAND = Command("structured", __doc__, SIZES)
 QUESTION = as_prompt("Mia has 45 apples. Then she buys 12 more. How many apples does Mia have now?")
@@ -47,7 +47,7 @@ AT_ONCE = 16
 
 
 def drawn(count: int) -> list[Schema]:
-    """So many schemas, the same each time."""
+    """A number of schemas, the same each time."""
     found: list[Schema] = []
 
     @seed(0)
@@ -61,7 +61,7 @@ def drawn(count: int) -> list[Schema]:
 
 
 def verdict(step: Step, schema: Schema) -> str:
-    """What became of an answer: one of the keys below."""
+    """The outcome of an answer: one of the keys below."""
     if step.ending != "end":
         return "cut"
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
@@ -109,7 +109,7 @@ def by(model: Generator, schema: Schema) -> Generator:
 
 
 def reasoned(schemas: list[Schema]) -> dict[str, Any]:
-    """Reasoning in steps and JSON after it, half of it drafted and half replaced."""
+    """Reasoning in steps, followed by JSON; half of the steps are drafted and half replaced."""
     model = load(f"gguf:{smollm2()}")
     brief = Settings(max_step_tokens=16, temperature=0.7, limits=Limits(max_steps=3, max_tokens=TOKENS))
     decoder = RewardGuidedDecoder(
@@ -141,7 +141,7 @@ def reasoned(schemas: list[Schema]) -> dict[str, Any]:
 def masks(schemas: list[Schema]) -> dict[str, float]:
     """Microseconds of a mask, and milliseconds of compiling a schema, with SmolLM2's 49,152 tokens."""
     model: Generator = load(f"gguf:{smollm2()}")
-    by(model, {"type": "null"})  # the tokenizer is made once
+    by(model, {"type": "null"})  # creates the tokenizer once
     compiled, taken = [], []
     for schema in schemas:
         began = time.perf_counter()
@@ -161,7 +161,7 @@ def masks(schemas: list[Schema]) -> dict[str, float]:
                 break
             try:
                 place.take(token)
-            except RuntimeError:  # a constant with bytes that SmolLM2 has no tokens for, such as those of U+75B2F
+            except RuntimeError:  # a constant with bytes without tokens in SmolLM2, such as those of U+75B2F
                 break
     return {
         "compiling_ms": round(statistics.median(compiled), 2),
@@ -171,14 +171,14 @@ def masks(schemas: list[Schema]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Do all of it, and write the figures."""
+    """Run everything, and write the figures."""
     options = COMMAND.parse()
     schemas = drawn(options.schemas)
     figures = {"embedded": embedded(schemas), "smollm2": reasoned(schemas[: options.reasoned]), "masks": masks(schemas)}
     COMMAND.write(options, figures)
     wrong = figures["embedded"]["answers"]["invalid"] + figures["smollm2"]["invalid"]
     if wrong:
-        raise SystemExit(f"{wrong} answers do not fit their schema")
+        raise SystemExit(f"{wrong} answers do not match their schema")
 
 
 if __name__ == "__main__":

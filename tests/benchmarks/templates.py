@@ -1,9 +1,9 @@
 """Templates of published thinking models: `python -m tests.benchmarks.templates --json FILE [--quick]`.
 
-What we feed, and what outcome reward models are given, beside their own rendering; and what chat servers can do.
-Fetches the templates that llama.cpp carries, in the source distribution of llama-cpp-python, and builds nothing of it;
-`--quick` takes the small ones of the test suite. Ends with an error where anything that we feed differs from what a
-template renders.
+Compares the library's inputs, also those of outcome reward models, with the templates' own rendering; and shows what
+chat servers can do. Downloads the templates in llama.cpp with the source distribution of llama-cpp-python, without
+building it; `--quick` uses the small ones of the test suite. Ends with an error if any input differs from a template's
+rendering.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.templates.families import Family, turns
 VERSION = "0.3.36"
 HASH = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 CACHE = Path("build/chat-templates")
-"""Beside what else is built, and forgotten with it."""
+"""Next to other build files, and deleted with them."""
 _SAYS = {
     "content": "yes, as content",
     "reasoning": "yes, as reasoning",
@@ -64,14 +64,14 @@ def _downloaded(cache: Path) -> Path:
     done = subprocess.run([*pip, "--no-binary", ":all:", "--require-hashes", "-r", wanted, "-d", cache])
     if done.returncode:
         raise SystemExit(
-            f"pip could not download llama-cpp-python {VERSION}, whose templates are compared. That takes a package "
+            f"pip could not download llama-cpp-python {VERSION}, whose templates are compared. That needs a package "
             "index; `--quick` downloads nothing"
         )
     return cache / f"llama_cpp_python-{VERSION}.tar.gz"
 
 
 def report(family: Family, source: str) -> dict[str, Any]:
-    """What is so of one template."""
+    """The findings about one template."""
     compared = comparisons(family, source)
     return {
         "template": family.name,
@@ -160,7 +160,7 @@ def _code(text: str) -> str:
 
 
 COMMAND = Command("templates", __doc__, {}, table, sample="the small templates of the test suite, with no download")
-COMMAND.parser.add_argument("--cache", type=Path, default=CACHE, help="where the download is kept")
+COMMAND.parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the download")
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """The thinking models measured alone: `python -m tests.benchmarks.thinkers --json FILE [--quick]`.
 
-Greedy responses to held-out problems, with thoughts and without: how many are right, and how many have their markers
-where they belong. Beside them the models that do not think, on the same problems. Then how well the family's verifiers
-rank right steps above wrong ones in the thinking drafter's responses.
+Greedy responses to held-out problems, with and without thoughts: how many are correct, and how many have their markers
+in the correct places; for comparison, the models that do not think, on the same problems. Then how well the family's
+verifiers rank correct steps above wrong ones in the thinking drafter's responses.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from tests.benchmarks.command import Command, Size
 SIZES = {"n": Size(500, 24, "held-out problems"), "scored": Size(500, 24, "responses whose steps are scored", least=24)}
 SEED = 1
 BATCH = 128
-"""Responses written side by side."""
+"""Responses written concurrently."""
 RESPONSE = re.compile(
     r"<think>\n(?P<thought>(?:(?!</?think>).)*\S)\n</think>\n\n(?P<answer>(?:(?!</?think>).)+)", re.DOTALL
 )
-"""A response as it should be: one thought that is not empty, then an answer."""
+"""A correct response: one non-empty thought, then an answer."""
 ROWS = (
     *itertools.product(("thinking-draft", "thinking-target"), (True, False)),
     *itertools.product(("draft", "target"), (False,)),
 )
-"""Models, and whether they are to think."""
+"""Models, and whether they should think."""
 VERIFIERS = ("verifier", "prm")
 
 
@@ -51,7 +51,7 @@ def responses(name: str, thinking: bool, n: int, seed: int = SEED) -> list[Rollo
 
 
 def well_formed(rollout: Rollout, thinking: bool) -> bool:
-    """Whether a response has its markers where they belong, or none where it should not think, and ends."""
+    """Whether a response ends, and has its markers in the correct places, or none if it should not think."""
     return rollout.ended and (bool(RESPONSE.fullmatch(rollout.text)) if thinking else "think>" not in rollout.text)
 
 
@@ -69,7 +69,7 @@ def accuracy(name: str, thinking: bool, n: int) -> dict[str, Any]:
 
 
 def step_auc(name: str, rollouts: Iterable[Rollout]) -> dict[str, float]:
-    """How well a verifier ranks right steps above wrong ones, which it reads without markers."""
+    """How well a verifier ranks correct steps above wrong ones, which it reads without markers."""
     from scipy import stats
 
     verifier = load(f"embedded:{name}")
@@ -100,7 +100,7 @@ def markdown(data: dict[str, Any]) -> str:
         f"Made by `python -m tests.benchmarks.thinkers`, {data['date']}, {data['machine']}. Greedy responses to "
         f"{data['n']} held-out problems, seed {SEED}.",
         "",
-        "| model | thinks | accuracy | 95 % | markers where they belong |",
+        "| model | thinks | accuracy | 95 % | markers in place |",
         "|---|---|---|---|---|",
     ]
     for row in data["accuracy"]:
@@ -112,7 +112,7 @@ def markdown(data: dict[str, Any]) -> str:
     one = next(iter(data["verifiers"].values()))
     lines += [
         "",
-        f"Right steps above wrong ones in {data['scored']} responses by `embedded:thinking-draft` with thoughts, "
+        f"Ranking of steps in {data['scored']} responses by `embedded:thinking-draft` with thoughts, "
         f"{one['steps']} steps of thoughts and answers, {one['wrong_steps']} of them wrong:",
         "",
         "| verifier | step AUC | right steps kept at 0.7 | wrong steps caught at 0.7 |",
@@ -131,7 +131,7 @@ COMMAND = Command("thinkers", __doc__, SIZES, markdown)
 def main() -> None:
     """Measure and write."""
     options = COMMAND.parse()
-    torch.set_num_threads(1)  # models this small lose time by sharing cores
+    torch.set_num_threads(1)  # models this small lose time when they share cores
     drafts = responses("thinking-draft", True, options.scored, seed=777)
     data = {
         "date": date.today().isoformat(),

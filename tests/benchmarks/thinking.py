@@ -1,8 +1,8 @@
 """Who thinks and who answers: `python -m tests.benchmarks.thinking --json FILE [--quick]`.
 
-The recipes for thinking models over the embedded thinkers, on the same held-out problems, paired with the target alone:
+The recipes for thinking models with the embedded thinkers, on the same held-out problems, paired with the target alone:
 accuracy, FLOPs, and seconds of a lone request. GlimpRouter's threshold is the one that sends about half of the steps to
-the target, on the development split. A journal beside the JSON file lets a run that was cut off go on.
+the target, on the development split. With a journal next to the JSON file, an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tests.benchmarks.reports import named
 SIZES = {
     "n": Size(500, 16, "held-out problems"),
     "dev": Size(100, 16, "problems of the development split"),
-    "timed": Size(40, 16, "problems for seconds"),
+    "timed": Size(40, 16, "problems for timing"),
 }
 SEED = 3
 CONFIG = RSDConfig(drafter="embedded:thinking-draft", target="embedded:thinking-target")
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1)
-"""Of the router, in nats."""
+"""Thresholds of the router, in nats."""
 RECIPES = ("draft", "rsd@binary_step:0.5", "specreason:7", "first_steps:2", "drafter_thinks", "target_thinks")
 
 
 def router(n: int) -> str:
-    """The recipe of the router with the threshold that sends about half of the steps to the target."""
+    """The router's recipe with the threshold that sends about half of the steps to the target."""
     methods = [f"glimprouter:{threshold}" for threshold in THRESHOLDS]
     report = evaluate(CONFIG, "embedded-dev", methods, n, SEED, concurrency=32)
     shares = {name: report.methods[name].by_target / report.methods[name].steps for name in methods}
@@ -40,14 +40,14 @@ def router(n: int) -> str:
 
 
 def lone_seconds(methods: list[str], n: int) -> dict[str, float]:
-    """Seconds per problem of requests one after the other; the methods take turns every few problems."""
+    """Seconds per problem of requests one after the other; the methods alternate every few problems."""
     rounds = [evaluate(CONFIG, "embedded", methods, 4, SEED + i, concurrency=1) for i in range(1, 1 + max(1, n // 4))]
     totals = {name: [report.methods[name] for report in rounds] for name in methods}
     return {name: sum(one.seconds for one in part) / sum(one.n for one in part) for name, part in totals.items()}
 
 
 def against_target(report: Report, seconds: dict[str, float]) -> list[dict[str, Any]]:
-    """Each recipe beside the target alone, problem by problem."""
+    """Each recipe against the target alone, problem by problem."""
     return [
         {
             "method": name,
@@ -67,14 +67,14 @@ def page(data: dict[str, Any]) -> str:
         "",
         f"Made by `python -m tests.benchmarks.thinking`, {data['date']}, {data['machine']}, load {data['load']}: "
         f"`embedded:thinking-draft` and `embedded:thinking-target`, greedy, {data['n']} held-out problems; seconds of "
-        f"requests one after the other, {data['timed']} problems, the methods taking turns. Of some thresholds, the "
-        f"router's is the one that sends about half of the steps to the target, on {data['dev']} problems of the "
+        f"requests one after the other, {data['timed']} problems, with alternating methods. The router's threshold "
+        f"is the one that sends about half of the steps to the target, on {data['dev']} problems of the "
         "development split.",
         "",
         data["table"],
         "",
-        "The embedded target was not taught to judge by a prompt, so SpecReason shows what it costs here, and not what "
-        "it can do: a reply without a digit is a fault of the verifier, and the target writes the step.",
+        "The embedded target was not trained to judge by a prompt, so SpecReason shows its cost here, not its quality: "
+        "a reply without a digit is a fault of the verifier, and the target writes the step.",
         "",
         "Against the target alone, paired:",
         "",

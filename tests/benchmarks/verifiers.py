@@ -1,7 +1,7 @@
 """Cheaper reward models and weights: `python -m tests.benchmarks.verifiers --json FILE [--quick]`.
 
 Early exit of reward models (`tests/benchmarks/exits.py`), and weights in int8 and bf16
-(`tests/benchmarks/reduced_precision.py`). Everything that is compared is timed side by side in one run.
+(`tests/benchmarks/reduced_precision.py`). Everything that is compared is timed in one run, alternately.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GOALS = {
     "int8_batch32_ratio": (0.9, True),
     "bf16_kl_ratio": (1.0, False),
 }
-"""What a figure should be at least (true) or at most (false)."""
+"""A figure's bound, and whether it is a minimum (true) or a maximum (false)."""
 
 
 def markdown(data: dict[str, Any]) -> str:
@@ -57,13 +57,13 @@ Made by `python -m tests.benchmarks.verifiers`, {data["date"]}, {data["machine"]
 
 
 def _exits(data: dict[str, Any]) -> str:
-    """What early exit saved and changed, in sentences."""
+    """Savings and effects of early exit, in sentences."""
     low, high = data["exit_accuracy_difference_ci95"]
     first, second = data["exit_agreement_ci95"]
     heads = ", ".join(map(str, data["exit_heads"]))
     return (
         f"Early exit on the embedded family, {data['exit_problems']:,} problems and {data['exit_steps']:,} judged "
-        f"steps: the heads lie above {heads} of its layers, the margin is {data['exit_margin']:.2f} in log odds. The "
+        f"steps: the heads are above {heads} of its layers, the margin is {data['exit_margin']:.2f} in log odds. The "
         f"verdict is the full model's for {data['exit_agreement']:.1%} of the steps (95 %: {first:.1%} to "
         f"{second:.1%}), for {data['exit_rejections_kept']:.1%} of those that it rejects. Accuracy of RSD with exits "
         f"is {data['exit_accuracy']:.3f}, with the full model {data['full_accuracy']:.3f}: a difference of "

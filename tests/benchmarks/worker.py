@@ -1,4 +1,4 @@
-"""Processes of several builds that work when they are told to, a JSON list per line."""
+"""Processes of several builds that work on command, with one JSON list per line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Worker:
     """A process that runs a script of this folder under a build, which answers each line with one.
 
     Args:
-        build: Whose packages it imports.
+        build: The build whose packages it imports.
         script: The file's name.
-        arguments: Of the script.
-        threads: Of numerical libraries; None for as many as they take themselves.
+        arguments: The script's arguments.
+        threads: Threads of numerical libraries; None for their default.
     """
 
     def __init__(self, build: Build, script: str, *arguments: str, threads: int | None = 1) -> None:
@@ -43,7 +43,7 @@ class Worker:
         assert Path(self("load", name, spec, options)["file"]).is_relative_to(self._tree)
 
     def __call__(self, work: str, *arguments: Any) -> dict[str, Any]:
-        """Have it do some work."""
+        """Do some work."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([work, *arguments]) + "\n")

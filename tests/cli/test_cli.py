@@ -161,7 +161,7 @@ def test_models_lists_what_can_be_named() -> None:
     assert "hf" in told["backends"]
 
 
-def test_models_lists_critics_beside_the_other_formats() -> None:
+def test_models_lists_critics_with_the_other_formats() -> None:
     told = json.loads(rsd("models", "--json"))
     formats, shown = told["prm_formats"], " ".join(rsd("models").split())
     assert set(formats) == {*FORMATS, *CRITICS}
@@ -189,10 +189,10 @@ def test_a_configuration_file_with_words_on_top(tmp_path: Path) -> None:
     assert [step["accepted"] for step in strict["steps"]] == [True, False]
 
 
-def test_a_file_with_several_models_is_said_to_be_for_the_server(tmp_path: Path) -> None:
+def test_a_file_with_several_models_is_refused_as_one_for_the_server(tmp_path: Path) -> None:
     file = tmp_path / "serve.yaml"
     file.write_text("models: {one: {method: target}, two: {}}\nqueue: 3\n")
-    with pytest.raises(ConfigurationError, match="has several models, which rsd serve takes"):
+    with pytest.raises(ConfigurationError, match="has several models, which only rsd serve accepts"):
         rsd("run", "q", "--config", str(file))
 
 
@@ -216,7 +216,7 @@ def test_a_file_with_several_models_is_said_to_be_for_the_server(tmp_path: Path)
         (["calibrate", "--task", "x"], ["x", "gsm8k"]),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     words: list[str], told: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["rsd", *words])

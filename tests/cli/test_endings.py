@@ -1,4 +1,4 @@
-"""How commands end: Ctrl-C says how to go on, a role that never works is an error, and contradictions are refused."""
+"""How commands end: Ctrl-C says how to continue, a role that never works is an error, contradictions are refused."""
 
 import json
 import os
@@ -79,9 +79,9 @@ def test_an_interrupted_batch_says_how_to_go_on(tmp_path: Path, prompts: Path) -
     done = interrupted(tmp_path, "batch", str(prompts), "--out", str(out), "--concurrency", "2", *SCRIPTED)
     rows = len(read_rows(out)) - 1
     assert done.returncode == 130
-    assert f"Interrupted. {rows} of 200 problems are in {out}; the same command goes on from there" in done.stderr
+    assert f"Interrupted. {rows} of 200 problems are in {out}; the same command continues from there" in done.stderr
     assert 0 < rows < 200
-    assert not list(tmp_path.glob(".*"))  # and nobody is kept from going on
+    assert not list(tmp_path.glob(".*"))  # and no lock remains
 
 
 def test_an_interrupted_evaluation_says_how_to_go_on(tmp_path: Path, prompts: Path) -> None:
@@ -90,11 +90,11 @@ def test_an_interrupted_evaluation_says_how_to_go_on(tmp_path: Path, prompts: Pa
     done = interrupted(tmp_path, *words, "--journal", str(journal), rows=journal)
     rows = len(read_rows(journal)) - 1
     assert done.returncode == 130
-    assert f"Interrupted. {rows} answers are in {journal}; the same command goes on from there" in done.stderr
+    assert f"Interrupted. {rows} answers are in {journal}; the same command continues from there" in done.stderr
     (tmp_path / "log").unlink()
     done = interrupted(tmp_path, *words)
     assert done.returncode == 130
-    assert "answers are lost; with --journal FILE, the same command would go on from them" in done.stderr
+    assert "answers are lost; with --journal FILE, the same command would continue from them" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_an_interrupted_evaluation_says_how_to_go_on(tmp_path: Path, prompts: Pa
     [
         (
             ["calibrate", "--all", "--concurrency", "1", *SCRIPTED, "--task"],
-            "problems is not kept, and nothing is written; run again",
+            "problems are lost, and nothing is written; run again",
         ),
         (
             ["score", "--json", "--verifier", "scripted:verifier"],
-            "{here} of 200 solutions are printed; to go on, give the others, from entry {next} of {file}",
+            "{here} of 200 solutions are printed; to continue, give the others, from entry {next} of {file}",
         ),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_role_that_never_works_is_an_error_of_run_batch_and_eval(
     broken: Broken, few: str, tmp_path: Path, role: str, name: str, calls: int
 ) -> None:
     broken.kill(role)
-    told = f"the {name} failed at every one of its %d calls, the last time with 'ConnectionError: 401 no key'. Put it"
+    told = f"the {name} failed at every one of its %d calls, the last time with 'ConnectionError: 401 no key'. Fix"
     shown = CliRunner().invoke(app, ["run", "q", *SCRIPTED, "--json"])
     assert (shown.exit_code, json.loads(shown.stdout)["answer"]) == (1, "1")
     assert "Error: " + told % (calls / 3) in shown.stderr
@@ -175,7 +175,7 @@ def test_a_role_that_never_works_is_an_error_of_run_batch_and_eval(
     method = json.loads(figures.read_text())["methods"]["rsd"]
     assert (method["errors"], method["degraded"], method["faults"][f"{name}_error"]["count"]) == (0, 3, calls)
 
-    broken.__init__(pytest.MonkeyPatch())  # type: ignore[misc]  # mended: the same commands solve all of it anew
+    broken.__init__(pytest.MonkeyPatch())  # type: ignore[misc]  # fixed: the same commands solve everything again
     shown = CliRunner().invoke(app, words)
     assert (shown.exit_code, "0 found, 3 done (0 of them degraded)" in shown.stderr) == (0, True)
     assert not any(result.degradations for result in read_results(out).values())
@@ -200,7 +200,7 @@ def test_a_verifier_that_never_works_is_an_error_of_score_and_calibrate(
     assert not policy.exists()
 
 
-def test_a_role_that_worked_once_is_none_that_never_did(broken: Broken, few: str, tmp_path: Path) -> None:
+def test_a_role_that_worked_once_does_not_count_as_never_working(broken: Broken, few: str, tmp_path: Path) -> None:
     broken.models["scripted:verifier"] = ScriptedVerifier([ConnectionError("a moment"), 0.9])
     shown = CliRunner().invoke(app, ["batch", few, "--out", str(tmp_path / "out.jsonl"), *SCRIPTED])
     assert shown.exit_code == 0, shown.output
@@ -217,7 +217,7 @@ def test_contradictions_are_refused(few: str) -> None:
         assert "--n 3 and --all contradict each other" in str(result.exception)
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_reported() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"rsd-decoding {version('rsd-decoding')}\n")
 
@@ -235,12 +235,12 @@ def test_help_tells_what_a_task_may_be() -> None:
         ("settings: {temprature: 1}\n", [], ["--config", "config.yaml", "settings", "temprature", "temperature"]),
         ("polcy: sigmoid\n", [], ["config.yaml", "polcy", "'policy'", "known are drafter, verifier, target"]),
         ("policy: {kind: binary_stp}\n", [], ["config.yaml", "binary_stp", "'binary_step'"]),
-        ("a: [1\nb: 2\n", [], ["config.yaml, line 2, is no YAML"]),
-        ("- 1\n", [], ["holds no mapping of fields, but list"]),
+        ("a: [1\nb: 2\n", [], ["config.yaml, line 2, is not YAML"]),
+        ("- 1\n", [], ["must be a mapping of fields, but is list"]),
         ("drafter: scripted:draft\n", ["--temperature", "-1"], ["invalid configuration: settings.temperature"]),
     ],
 )
-def test_a_bad_configuration_is_told_with_its_place(
+def test_a_bad_configuration_is_reported_with_its_place(
     text: str, words: list[str], told: list[str], tmp_path: Path
 ) -> None:
     config = tmp_path / "config.yaml"
@@ -261,10 +261,10 @@ def test_a_bad_configuration_is_told_with_its_place(
         ),
         ("about: x\nconfig: {}\ntasks: [embeded]\nmethods: [rsd]\n", ["tasks", "embeded", "'embedded'"]),
         ("about: x\nconfig: {}\ntasks: [embedded]\nmethods: [majorty]\n", ["methods", "majorty", "'majority'"]),
-        ("about: x\n  config: {}\n", ["line 2", "no YAML"]),
+        ("about: x\n  config: {}\n", ["line 2", "not YAML"]),
     ],
 )
-def test_a_bad_recipe_is_told_with_its_place(text: str, told: list[str], tmp_path: Path) -> None:
+def test_a_bad_recipe_is_reported_with_its_place(text: str, told: list[str], tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text(text)
     error = str(CliRunner().invoke(app, ["eval", "--recipe", str(recipe)]).exception)
@@ -278,10 +278,10 @@ def test_a_bad_recipe_is_told_with_its_place(text: str, told: list[str], tmp_pat
     [
         (
             "drafter: scripted:draft\ntarget: scripted:target\ndrafter: embedded:draft\n",
-            "line 3, is no YAML: 'drafter'",
+            "line 3, is not YAML: 'drafter'",
         ),
-        ('{"settings": {"seed": 1,\n "seed": 2}}', "line 2, is no YAML: 'seed'"),
-        ("settings: {limits: {max_steps: 3, max_steps: 4}}", "line 1, is no YAML: 'max_steps'"),
+        ('{"settings": {"seed": 1,\n "seed": 2}}', "line 2, is not YAML: 'seed'"),
+        ("settings: {limits: {max_steps: 3, max_steps: 4}}", "line 1, is not YAML: 'max_steps'"),
     ],
 )
 def test_a_name_that_a_file_gives_twice_is_refused(text: str, told: str, tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_run_tells_that_it_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("rsd_core.methods.load", pressed)
     shown = CliRunner().invoke(app, ["run", "question", *SCRIPTED])
-    assert (shown.exit_code, "Interrupted. A single run keeps nothing" in shown.stderr) == (130, True)
+    assert (shown.exit_code, "Interrupted. A single run saves nothing" in shown.stderr) == (130, True)
 
 
 def test_run_tells_where_its_page_is(tmp_path: Path) -> None:

@@ -48,18 +48,18 @@ def test_types_and_formats(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (("--gguf", "--from-gguf", "a", "b"), "--gguf writes a GGUF file and --from-gguf reads one; give one of them"),
-        (("a.gguf", "b"), "a.gguf is a GGUF file; make a checkpoint of it: rsd export --from-gguf a.gguf FOLDER"),
+        (("a.gguf", "b"), "a.gguf is a GGUF file; to make it a checkpoint: rsd export --from-gguf a.gguf FOLDER"),
         (("a", "b.gguf"), "b.gguf is named like a GGUF file; to write one: rsd export --gguf a b.gguf"),
-        (("--gguf", "a", "b"), "b is no name of a GGUF file; name it b.gguf"),
-        (("a", "b", "--type", "f16"), "--type f16 is of --gguf"),
-        (("--from-gguf", "a.gguf", "b", "--type", "f16"), "--type f16 is of --gguf"),
-        (("--gguf", "a", "b.gguf", "--dtype", "float32"), "--dtype float32 is of --from-gguf"),
-        (("--from-gguf", "a.gguf", "b", "--format", "trl"), "--format trl is of a reward model"),
+        (("--gguf", "a", "b"), "b is not a name of a GGUF file; name it b.gguf"),
+        (("a", "b", "--type", "f16"), "--type f16 only applies to --gguf"),
+        (("--from-gguf", "a.gguf", "b", "--type", "f16"), "--type f16 only applies to --gguf"),
+        (("--gguf", "a", "b.gguf", "--dtype", "float32"), "--dtype float32 only applies to --from-gguf"),
+        (("--from-gguf", "a.gguf", "b", "--format", "trl"), "--format trl only applies to a reward model"),
         (("--gguf", "./a", "b.gguf", "--type", "q4_k_m"), "type 'q4_k_m' is unknown; choose one of f32, f16, q8_0"),
         (("--from-gguf", "./none.gguf", "b"), "there is no file './none.gguf'"),
     ],
 )
-def test_what_was_meant_is_told(
+def test_what_was_meant_is_reported(
     words: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

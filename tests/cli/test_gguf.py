@@ -1,4 +1,4 @@
-"""GGUF files in commands: planned, examined and listed; and what is said where one is named in the wrong place."""
+"""GGUF files in commands: planned, examined and listed; and the errors if one is named in the wrong place."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_plan_counts_files_and_checkpoints_in_one_memory(monkeypatch: pytest.M
     assert row(both, "embedded:draft")[-1] == "–"
     assert row(both, "embedded:draft")[:3] == row(alone, "embedded:draft")[:3]
     monkeypatch.setattr("rsd_integrations.cli.plan.free_machine_memory", lambda: 1e6)
-    with pytest.raises(ConfigurationError, match=r"0\.00 GiB are free .*weights .*logits .*fewer bits a weight"):
+    with pytest.raises(ConfigurationError, match=r"0\.00 GiB are free .*weights .*logits .*fewer bits per weight"):
         rsd("plan", f"gguf:{file}")
 
 
@@ -148,13 +148,13 @@ def test_a_file_that_is_run_in_two_ways_is_planned_for_both() -> None:
     assert row(shown, "prm,context")[1:4] == ["shared", "1.0 KiB", "900"]  # in single precision, beyond its training
 
 
-def test_the_doctor_looks_at_the_role_as_well() -> None:
+def test_the_doctor_looks_at_the_role_too() -> None:
     file = embedded("draft")
     assert "no known reward head" in found(f"prm,context=900:gguf={file}")["prm"][1]
     assert found(f"likelihood,how=mean:gguf={file}")["likelihood"][0]
 
 
-def test_who_logs_in_at_a_url_is_not_told() -> None:
+def test_credentials_in_a_url_are_not_shown() -> None:
     for url in ("https://me:topsecret@hub.example/a.gguf", "https://hub.example/a.gguf?token=topsecret&x"):
         for spec in (f"gguf:{url}", f"likelihood:gguf={url}", f"prm:gguf={url}"):
             with pytest.raises(ConfigurationError) as caught:
@@ -224,7 +224,7 @@ def test_the_doctor_goes_on_as_far_as_it_can(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(doctor, "library", missing)
     said = found(f"gguf:{SMOLLM2}")
     assert {name: ok for name, (ok, _) in said.items()} == {"file": True, "memory": False, "library": False}
-    assert "fewer bits a weight" in said["memory"][1]
+    assert "fewer bits per weight" in said["memory"][1]
     assert "llama" in said["library"][1]
 
 
@@ -255,20 +255,20 @@ def test_a_spec_of_another_kind_says_how_a_file_is_named(spec: str, right: str) 
     assert 'pip install "rsd-decoding[llamacpp]"' in str(refused.value)
 
 
-def test_a_file_without_a_kind_is_told_its_kind() -> None:
+def test_a_file_without_a_kind_gets_an_error_with_the_kind() -> None:
     with pytest.raises(SpecError, match=r"a GGUF file is written gguf:\./m\.gguf"):
         parse_spec("./m.gguf")
 
 
 @pytest.mark.parametrize("kind", ["hf", "likelihood", "prm", "shared"])
-def test_a_folder_of_files_is_told_its_kind(kind: str, tmp_path: Path) -> None:
+def test_a_folder_of_files_gets_an_error_with_the_kind(kind: str, tmp_path: Path) -> None:
     write_small(tmp_path / "m.gguf")
     with pytest.raises(ConfigurationError) as refused:
         load(f"{kind}:{tmp_path}")
     assert f"write gguf:{tmp_path / 'm.gguf'}" in str(refused.value)
 
 
-def test_a_repository_of_files_is_told_its_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_repository_of_files_gets_an_error_with_the_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fetched(repository: str, **_: object) -> str:
         return str(tmp_path)
 
@@ -278,7 +278,7 @@ def test_a_repository_of_files_is_told_its_kind(monkeypatch: pytest.MonkeyPatch,
         load("hf:org/m-GGUF")
 
 
-def test_a_checkpoint_is_told_its_kind() -> None:
+def test_a_checkpoint_gets_an_error_with_the_kind() -> None:
     with pytest.raises(ConfigurationError, match=f"write hf:{FOLDER / 'draft'}"):
         load(f"gguf:{FOLDER / 'draft'}")
 
@@ -291,7 +291,9 @@ def test_a_checkpoint_is_told_its_kind() -> None:
         ({"general.architecture": "clip"}, None, "is not a language model but of the kind 'clip'"),
     ],
 )
-def test_files_that_are_no_language_models(values: dict[str, str], tensors: None, told: str, tmp_path: Path) -> None:
+def test_files_without_a_language_model_are_refused(
+    values: dict[str, str], tensors: None, told: str, tmp_path: Path
+) -> None:
     file = write_small(tmp_path / "m.gguf", values, tensors)
     with pytest.raises(ConfigurationError, match=told):
         load(f"gguf:{file}")
@@ -300,7 +302,7 @@ def test_files_that_are_no_language_models(values: dict[str, str], tensors: None
     assert told.partition(":")[0] in said
 
 
-def test_a_vocabulary_without_weights_is_told(tmp_path: Path) -> None:
+def test_a_vocabulary_without_weights_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "vocabulary.gguf"
     writer = gguf.GGUFWriter(file, "llama")
     writer.write_header_to_file()
@@ -317,7 +319,7 @@ def test_a_package_that_was_probably_meant_is_named() -> None:
         load("gguf:package=llm-smolm2")
 
 
-def test_an_adapter_that_is_none(tmp_path: Path) -> None:
+def test_invalid_adapters_are_refused(tmp_path: Path) -> None:
     for lora, told in (
         (str(write_small(tmp_path / "m.gguf")), "is not a LoRA adapter"),
         (str(tmp_path / "none.gguf"), "there is no file"),
@@ -366,7 +368,7 @@ def test_every_refusal_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_run_of_files_imports_and_holds_little() -> None:
-    """Beside the file, its vocabulary and its first cells, a run holds the interpreter and numpy, and no torch."""
+    """Apart from the file, its vocabulary and its first cells, a run holds the interpreter and numpy, but not torch."""
     file = f"gguf,threads=1:{SMOLLM2}"
     told, _, peak = process(
         command(

@@ -1,4 +1,4 @@
-"""A configuration's method behind the commands."""
+"""A configuration's method in commands."""
 
 import json
 from pathlib import Path
@@ -36,12 +36,12 @@ def test_run_and_batch_run_the_method(config: Path, tmp_path: Path) -> None:
     assert row["result"]["text"] == told["text"]
 
 
-def test_calibrate_wants_rsd(config: Path) -> None:
-    with pytest.raises(RSDError, match="rsd calibrate finds a threshold of RSD; leave the method out"):
+def test_calibrate_requires_rsd(config: Path) -> None:
+    with pytest.raises(RSDError, match="rsd calibrate finds a threshold for RSD; remove the method"):
         CliRunner().invoke(app, ["calibrate", "--config", str(config)], catch_exceptions=False)
 
 
-def test_an_unknown_method_is_told_with_its_place(config: Path) -> None:
+def test_an_unknown_method_is_reported_with_its_place(config: Path) -> None:
     config.write_text(FILE.format(method="majorty:8"))
     with pytest.raises(RSDError, match="method: unknown method 'majorty', did you mean 'majority'"):
         CliRunner().invoke(app, ["run", "q", "--config", str(config)], catch_exceptions=False)

@@ -1,4 +1,4 @@
-"""Files that commands write: tried before the work, never half written, and nothing computed is lost."""
+"""Files that commands write: checked before the work, never half written, and nothing computed is lost."""
 
 import errno
 import json
@@ -67,7 +67,7 @@ def full_disk(*_: object) -> int:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("fault", ["missing folder", "a folder", "read-only folder", "full disk"])
 @pytest.mark.usefixtures("no_work")
-def test_an_output_that_cannot_be_written_is_told_before_the_work(
+def test_an_output_that_cannot_be_written_is_reported_before_the_work(
     command: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     option = command.split()[1]
@@ -91,10 +91,10 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(
 
 
 @pytest.mark.usefixtures("no_work")
-def test_a_plot_of_no_known_format_is_told_before_the_work(tmp_path: Path) -> None:
+def test_a_plot_of_no_known_format_is_reported_before_the_work(tmp_path: Path) -> None:
     for command in ("eval", "calibrate"):
         for name in ("figure.xyz", "figure"):
-            with pytest.raises(ConfigurationError, match=r"the end of a plot's name is its format, one of .*png"):
+            with pytest.raises(ConfigurationError, match=r"a plot's name must end with its format, one of .*png"):
                 rsd(command, "--n", "1", "--plot", str(tmp_path / name))
 
 
@@ -105,7 +105,7 @@ def test_two_outputs_are_two_files(tmp_path: Path) -> None:
         rsd("eval", "--n", "1", "--json", str(tmp_path / "x.json"), "--markdown", str(tmp_path / "link"))
 
 
-def test_a_recipes_further_files_are_tried_as_well(tmp_path: Path) -> None:
+def test_a_recipes_further_files_are_tried_too(tmp_path: Path) -> None:
     (tmp_path / "figure-2.png").mkdir()
     with pytest.raises(RSDError, match=r"--plot .*figure-2\.png is a folder"):
         rsd("eval", "--recipe", "paper-math-7b", "--plot", str(tmp_path / "figure.png"))
@@ -122,7 +122,7 @@ def test_what_was_computed_is_written_though_the_plot_fails(
     figures, page, policy = tmp_path / "x.json", tmp_path / "x.md", tmp_path / "policy.json"
     task = ["--task", problems, "--all", *SCRIPTED, "--plot", str(tmp_path / "x.png")]
     result = CliRunner().invoke(app, ["eval", *task, "--json", str(figures), "--markdown", str(page)])
-    assert "no such font. All else is written" in str(result.exception)
+    assert "no such font. Everything else is written" in str(result.exception)
     assert "accuracy" in result.output  # the table was printed
     assert json.loads(figures.read_text())["n"] == 6
     assert page.read_text().startswith("6 problems")
@@ -178,7 +178,7 @@ def test_an_earlier_file_is_whole_until_the_new_one_is(tmp_path: Path, monkeypat
     assert set(os.listdir(tmp_path)) == {"x.json", "link.json"}
 
 
-def test_a_file_for_which_there_is_no_room_is_put_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_room_is_put_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spare = tmp_path / "spare"
     spare.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(spare))
@@ -217,7 +217,7 @@ def test_batch_and_eval_leave_other_files_alone(tmp_path: Path, problems: str) -
     for words in (["batch", str(prompts), "--out"], ["eval", "--task", problems, "--all", "--journal"]):
         for file in (mine, prompts):
             before = file.read_bytes()
-            with pytest.raises(RSDError, match="is no journal of this program but"):
+            with pytest.raises(RSDError, match="is not a journal of this program but"):
                 rsd(*words, str(file), *SCRIPTED)
             assert file.read_bytes() == before
 
@@ -242,7 +242,7 @@ def test_score_and_batch_read_json_lines_as_they_are_defined(tmp_path: Path, mon
     assert "3 lines of" in shown.output
     with pytest.raises(ConfigurationError, match=r"line 2: .*empty.* \(and 2 more\)"):
         rsd(*score, "--strict")
-    with pytest.raises(ConfigurationError, match=r"line 2 is no prompt: .* \(and 2 lines more\)"):
+    with pytest.raises(ConfigurationError, match=r"line 2 is not a prompt: .* \(and 2 lines more\)"):
         rsd("batch", str(file), "--out", str(out), *SCRIPTED, "--strict")
 
 
@@ -308,11 +308,11 @@ def test_a_full_disk_behind_the_output_is_one_line(words: list[str]) -> None:
         )
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "Error: what this command prints cannot be written: No space left on device; make room, then run again"
+        "Error: the output of this command cannot be written: No space left on device; make room, then run again"
     ]
 
 
-def test_a_fault_of_this_program_is_told_with_its_traceback_and_without_control_characters(
+def test_a_fault_of_this_program_is_reported_with_its_traceback_and_without_control_characters(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken() -> None:

@@ -1,4 +1,4 @@
-"""How far long commands are, where there is a terminal and where there is none."""
+"""The progress of long commands, with and without a terminal."""
 
 import io
 
@@ -9,7 +9,7 @@ from rsd_integrations.batch import Progress
 from rsd_integrations.cli.progress import batch_progress
 
 
-def test_where_there_is_no_terminal_a_line_a_minute_tells_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_a_line_per_minute_shows_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr("rsd_integrations.cli.progress.time.monotonic", lambda: clock[0])
     out = io.StringIO()

@@ -1,4 +1,4 @@
-"""What the `rsd` command imports, computes and holds before it does its work."""
+"""Imports, CPU time and memory of the `rsd` command before its work."""
 
 import inspect
 import json
@@ -99,7 +99,7 @@ def test_commands_are_found_by_name_alone() -> None:
     assert "Did you mean 'run'" in wrong.output
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_reported() -> None:
     from rsd_core import __version__
 
     assert CliRunner().invoke(app, ["--version"]).output == f"rsd-decoding {__version__}\n"

@@ -1,4 +1,4 @@
-"""What reaches the terminal: text, whoever wrote it, and no control character but our own."""
+"""Output for the terminal: text, whoever wrote it, and no control characters but our own."""
 
 import io
 import json
@@ -25,7 +25,7 @@ SHOWN = "\\u001b[2J\\u001b]0;taken\\u0007\\u009b31m\\u007f\\u0008\\u000d\\u202e\
 
 
 def controls(text: str) -> set[str]:
-    """What a terminal would act on."""
+    """Characters that a terminal would execute."""
     turning = {"RLO", "LRO", "RLE", "LRE", "RLI", "LRI", "FSI", "PDI", "PDF"}
     acting = {char for char in text if unicodedata.category(char) == "Cc" or unicodedata.bidirectional(char) in turning}
     return acting - {"\n", "\t"}
@@ -33,7 +33,7 @@ def controls(text: str) -> set[str]:
 
 @pytest.fixture
 def evil(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that write and say such things."""
+    """Models that write such characters."""
     models: dict[str, Any] = {
         "drafter": ScriptedDrafter([f"one {EVIL}\n\n", f"two {EVIL}\n\n", f"\\boxed{{{EVIL}}}"]),
         "verifier": ScriptedVerifier([0.9, 0.1, RuntimeError(EVIL)]),
@@ -86,7 +86,7 @@ def test_score_explains_control_characters(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("evil")
 def test_eval_and_batch_show_control_characters(tmp_path: Path) -> None:
-    datasets.disable_progress_bars()  # which have control characters of their own
+    datasets.disable_progress_bars()  # whose control characters are not ours
     task = lines(
         tmp_path / f"{EVIL.replace('[', '(').replace(']', ')')}.jsonl", {"question": f"What {EVIL}?", "answer": EVIL}
     )

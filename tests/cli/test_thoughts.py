@@ -1,4 +1,4 @@
-"""Thoughts in the terminal: watched while they are written, a line once they are over, or shown whole."""
+"""Thoughts in the terminal: shown while they are written, folded into a line afterwards, or shown in full."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_thoughts_are_dimmed() -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_what_ended_a_thought_is_told(whole: bool) -> None:
+def test_what_ended_a_thought_is_reported(whole: bool) -> None:
     at_limit = str(watched(decoder([*SLIPS, "So 9.", "It is 9."], max_thought_tokens=11), thoughts=whole))
     assert "! thought_limit: max_thought_tokens=11 is reached: the thought was closed" in at_limit
     assert ("4 ■ limit" in at_limit) == whole
@@ -240,7 +240,7 @@ def test_run_as_json_tells_the_thought_apart(scripted: list[str]) -> None:
     assert [step["kind"] for step in told["steps"]] == ["thought"] * 3 + ["answer"] * 2
 
 
-def test_rows_of_a_batch_hold_the_answer_and_beside_it_the_thought(scripted: list[str], tmp_path: Path) -> None:
+def test_rows_of_a_batch_contain_the_answer_and_the_thought(scripted: list[str], tmp_path: Path) -> None:
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text(json.dumps({"prompt": QUESTION, "id": "seats"}) + "\n")
     rsd("batch", str(prompts), "--out", str(out), *scripted)
@@ -273,7 +273,7 @@ def test_limits_delimiters_and_methods_are_words_of_the_command_line(scripted: l
     assert {step.author for step in result.steps} == {"target", "limit"}
 
 
-def test_words_of_the_command_line_stand_above_a_files() -> None:
+def test_the_command_line_overrides_a_file() -> None:
     def settings(data: dict[str, Any], **words: Any) -> RSDConfig:
         return configured(data, None, None, None, None, None, None, **words)
 

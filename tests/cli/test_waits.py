@@ -1,4 +1,4 @@
-"""What a terminal shows while calls wait for a server that is away."""
+"""The terminal while calls wait for an unavailable server."""
 
 import io
 import re
@@ -18,7 +18,7 @@ URL = "http://127.0.0.1:8000/v1"
 
 
 class Server:
-    """One that may be away."""
+    """A server that may be unavailable."""
 
     base_url = URL
     waiting_since: float | None = None
@@ -88,7 +88,7 @@ def test_a_run_shows_them_below_what_it_prints(server: Server) -> None:
     assert "waiting" not in out.getvalue().split("the answer")[1]
 
 
-def test_short_waits_are_no_matter_of_the_users(server: Server) -> None:
+def test_short_waits_are_not_shown(server: Server) -> None:
     console, out = screen(terminal=False)
     with Waits(console):
         server.leave()

@@ -1,6 +1,6 @@
 """From the sources of the cookbook to its notebooks, run from clean.
 
-    python -m tests.cookbook.build              # all of them, each in a kernel of its own
+    python -m tests.cookbook.build              # all of them, each in its own kernel
     python -m tests.cookbook.build 06           # those whose name begins so
     python -m tests.cookbook.build --one-kernel --into FOLDER   # quicker: libraries are imported once
 
@@ -37,7 +37,7 @@ SURROUNDINGS = {
     "COLUMNS": "100",
     "NO_COLOR": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "PYTHONWARNINGS": "ignore:IProgress not found",  # a bar that nobody would see
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # an invisible bar
 }
 
 
@@ -97,7 +97,7 @@ async def stop(kernel: AsyncKernelManager) -> None:
 
 
 def build(sources: Sequence[Path], into: Path, workplace: Path, one_kernel: bool) -> None:
-    """Run sources, each in a folder of its own, and write their notebooks."""
+    """Run sources, each in its own folder, and write their notebooks."""
     os.environ.update(SURROUNDINGS)
     kernel = None
     for source in sources:

@@ -1,4 +1,4 @@
-"""Every notebook of the cookbook is rerun: it works offline, and its committed outputs are what it prints."""
+"""Every notebook of the cookbook is rerun: it works offline, and prints its committed outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes: those for thinking models run, of those with real servers every configuration is read without one."""
+"""The recipes: those for thinking models run; configurations with real servers are only parsed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def authors(result: Result, kind: str) -> set[str]:
 
 @pytest.mark.parametrize("file", THINKING, ids=lambda file: file.stem)
 def test_a_recipe_for_thinking_models_runs(file: Path) -> None:
-    """Both parts are there, in markers that the answer knows nothing of, and whoever should write them did."""
+    """Both parts are there, markers are not in the answer, and the correct model wrote each part."""
     asked = [problem for _, problem in zip(range(4), problems("test", 2), strict=False)]
     with RSDConfig.parse(yaml.safe_load(file.read_text())).build() as decoder:
         results = decoder.run_many([problem.question for problem in asked])
@@ -88,7 +88,7 @@ def test_the_recipes_are_those_of_the_concept_page() -> None:
     assert all(f"| `{kind}" in page for kind in kinds - {"rsd"})
 
 
-def test_every_file_is_told_of_and_serving_files_name_the_models_of_the_configuration() -> None:
+def test_every_file_is_mentioned_and_serving_files_name_the_models_of_the_configuration() -> None:
     page = (RECIPES / "README.md").read_text()
     assert all(f"]({file.name})" in page for file in (*CONFIGURATIONS, *SERVING, RECIPES / "Containerfile"))
     replicas = RSDConfig.parse(yaml.safe_load((RECIPES / "replicas.yaml").read_text()))

@@ -1,4 +1,4 @@
-"""`rsd serve` in a container and in Kubernetes: files that fit each other, the schemas and the package."""
+"""`rsd serve` in a container and in Kubernetes: files that match each other, the schemas and the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small packages with entry points, as an installation leaves them behind."""
+"""Small packages with entry points, as an installation creates them."""
 
 import os
 import subprocess

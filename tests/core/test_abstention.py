@@ -1,4 +1,4 @@
-"""A verifier that abstains gives no reward; the settings say what becomes of the step."""
+"""A verifier that abstains gives no reward; the settings decide about the step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +40,7 @@ def test_the_target_writes_a_step_about_which_nothing_is_known() -> None:
     result = decoder([None, 0.9]).run("q")
     assert [(step.author, step.reward) for step in result.steps] == [("target", None), ("draft", 0.9)]
     assert result.steps[0].discarded_draft == "draft one\n\n"
-    assert not result.degradations  # abstaining is no fault
+    assert not result.degradations  # abstaining is not a fault
 
 
 def test_such_a_step_may_be_kept() -> None:
@@ -48,7 +48,7 @@ def test_such_a_step_may_be_kept() -> None:
     assert [(step.author, step.reward) for step in result.steps] == [("draft", None), ("target", 0.1)]
 
 
-def test_abstaining_and_failing_are_told_apart() -> None:
+def test_abstaining_and_failing_are_distinguished() -> None:
     kept = decoder([VerifierError("down"), None], on_abstain="target", on_verifier_error="accept").run("q")
     assert [step.author for step in kept.steps] == ["draft", "target"]
     assert [item.kind for item in kept.degradations] == ["verifier_error"]
@@ -141,7 +141,7 @@ def test_baselines_choose_by_the_rewards_they_have(baseline: type[BestOfN | Step
 
 
 class Likely(ScriptedDrafter, ScriptedTarget):
-    """Finds every step equally likely."""
+    """Gives every step the same likelihood."""
 
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
         return Likelihoods((0.0,) * len(steps), Usage())

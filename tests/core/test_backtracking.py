@@ -1,4 +1,4 @@
-"""Searches that go back: against a plain recursion, their bounds, and what is left when they are cut short."""
+"""Searches that go back: against a simple recursion, their bounds, and their results when they are cut short."""
 
 import random
 from collections import Counter, defaultdict
@@ -61,7 +61,7 @@ class Settled(Exception):  # noqa: N818 - no error
 
 
 class Recursion:
-    """The same search over the same tree, in the plainest form."""
+    """The same search over the same tree, in its simplest form."""
 
     def __init__(self, seed: int, children: int, iterations: int) -> None:
         self.seed, self.children, self.iterations = seed, children, iterations
@@ -182,7 +182,7 @@ def test_what_was_written_before_the_search_went_back_is_not_lost(kind: type[Dec
         assert cut.ledger.drafter.generated == cut.ledger.drafter.discarded + size
 
 
-def test_wrong_classes_are_told_before_anything_is_loaded() -> None:
+def test_wrong_classes_are_reported_before_anything_is_loaded() -> None:
     for text, words in (("hgs:0.3,0.7", "negative=0.7 is above"), ("hgs:children=0", "greater than or equal to 1")):
         with pytest.raises(ConfigurationError, match=words):
             RSDConfig.parse({"method": text})

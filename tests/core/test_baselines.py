@@ -1,4 +1,4 @@
-"""The baselines on scripted models: what each of them chooses, and that all of it is on the ledger."""
+"""The baselines on scripted models: the choices of each, and complete ledgers."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -309,7 +309,7 @@ def test_candidates_that_a_limit_leaves_no_token_each_are_not_asked_for() -> Non
     assert (result.finish_reason, result.text, len(target.calls)) == ("max_target_tokens", "", 0)
 
 
-def test_what_a_baseline_needs_is_told_at_once() -> None:
+def test_what_a_baseline_needs_is_reported_at_once() -> None:
     drafter, verifier, target = ScriptedDrafter(["x"]), ScriptedVerifier([1.0]), ScriptedTarget(["x"])
     for make, words in (
         (lambda: MajorityVote(drafter=drafter, n=4), "temperature"),

@@ -1,4 +1,4 @@
-"""Policies that spend what they may: no more, no less, for any rewards in any order."""
+"""Policies that spend exactly their budget, for any rewards in any order."""
 
 import asyncio
 import copy
@@ -56,7 +56,7 @@ def test_the_share_is_kept_for_any_rewards_in_any_order(
 
 @given(st.lists(levels, min_size=1, max_size=60), st.floats(0, 1), levels)
 def test_a_budget_rejects_the_lowest_share_of_what_it_saw(seen: list[float], rate: float, value: float) -> None:
-    """Against a definition of its own: put the atoms in order, and cut off a mass of `rate` from below."""
+    """Against an independent definition: sort the atoms, and cut off a mass of `rate` from below."""
     budget = Budget(rate, 10**9, 1000, seen)  # such a horizon leaves the rate as it is
     every = sorted([*seen, value])
     below, atom = sum(other < value for other in every), every.count(value)
@@ -216,7 +216,7 @@ def test_a_budget_of_flops_needs_a_target_of_known_size() -> None:
 
 
 def test_advantage_is_learned_from_the_targets_own_steps() -> None:
-    """An answer that is spoiled for good is no reason to call the target, however low the rewards."""
+    """The target is not called for an answer that is beyond repair, however low the rewards."""
 
     def spoiled(path: Path) -> bool:
         return path.depth >= 4 and path.prompt[-1].content.endswith("spoiled")

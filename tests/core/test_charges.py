@@ -1,4 +1,4 @@
-"""What was paid is on the ledger, whoever failed, and limits see it."""
+"""All paid work is on the ledger and counts for limits, whichever role failed."""
 
 import asyncio
 import copy
@@ -101,7 +101,7 @@ def test_speculation_keeps_every_limit_on_the_target(limits: Limits, reason: str
 
 
 async def test_the_best_of_those_scored_is_kept_when_time_is_up() -> None:
-    """Two of four solutions are scored, and the verifier stands still then."""
+    """Two of four solutions are scored, then the verifier hangs."""
 
     class Slow(ScriptedVerifier):
         async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
@@ -158,7 +158,7 @@ def test_a_judge_without_a_digit_is_paid_and_max_cost_sees_it() -> None:
 
 
 class Likely(ScriptedDrafter, ScriptedTarget):
-    """Finds every step as likely as any other."""
+    """Gives every step the same likelihood."""
 
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
         return Likelihoods((-1.0,) * len(steps), Usage(computed=1))
@@ -185,7 +185,7 @@ def test_candidates_of_the_target_share_what_it_may_write() -> None:
     assert (result.text, result.ledger.target.generated) == ("by the", 6)
 
 
-def test_candidates_of_the_target_that_nobody_chose_among_are_discarded() -> None:
+def test_unchosen_candidates_of_the_target_are_discarded() -> None:
     def by_the_drafter_alone(path: Path, step: Step) -> float | Exception:
         return 0.1 if step.text == "a draft" else RuntimeError("gone")
 
@@ -196,13 +196,13 @@ def test_candidates_of_the_target_that_nobody_chose_among_are_discarded() -> Non
     assert (ledger.target.generated, ledger.target.discarded) == (12, 12)
 
 
-def test_drafts_that_nobody_could_score_are_discarded() -> None:
+def test_drafts_that_could_not_be_scored_are_discarded() -> None:
     result = tilted(ScriptedVerifier([RuntimeError("gone")])).run("question")
     assert (result.ledger.drafter.generated, result.ledger.drafter.discarded) == (9, 9)
     assert result.ledger.verifier.discarded == 0
 
 
-async def test_a_hedge_is_not_begun_anew_when_a_draft_is_tried_again() -> None:
+async def test_a_hedge_is_not_restarted_when_a_draft_is_retried() -> None:
     """One call of the target for each of its steps, however many drafts of the step were tried."""
     target = ScriptedTarget(lambda path, rng: f"target {path.depth}\n\n", delay=0.01)
     made = RewardGuidedDecoder(
@@ -312,7 +312,7 @@ def test_failed_calls_are_failed_calls_of_their_role() -> None:
 
 
 class Ownlimits(WeightingPolicy):
-    """A policy with limits of its own."""
+    """A policy with its own limits."""
 
     own: Limits = Limits()
 
@@ -404,7 +404,7 @@ async def test_an_early_call_is_claimed_by_the_very_same_request_only() -> None:
     assert claimed is not None
     assert (await claimed).steps[0].text == "x"
     await early.aclose()
-    assert ledger.target.calls == 0  # whoever claimed it charges it
+    assert ledger.target.calls == 0  # the request that claimed it charges it
 
 
 def test_speculation_that_fails_charges_each_model_with_its_own_work_and_is_tried_without() -> None:
@@ -421,7 +421,7 @@ def test_speculation_that_fails_charges_each_model_with_its_own_work_and_is_trie
     assert (ledger.target.failed, ledger.drafter.failed) == (1, 1)
 
 
-def test_what_a_failed_judge_wrote_is_no_discarded_draft() -> None:
+def test_the_text_of_a_failed_judge_is_not_a_discarded_draft() -> None:
     judge = ScriptedVerifier([VerifierError("no verdict", usage=Usage(prefix=5, computed=12, generated=7))])
     made = RewardGuidedDecoder(drafter=ScriptedDrafter(["draft"]), verifier=judge, target=ScriptedTarget(["target"]))
     account = made.run("question").ledger.verifier

@@ -1,4 +1,4 @@
-"""The algorithm on scripted models: what is accepted, what is replaced, what is told, and what it costs."""
+"""The algorithm on scripted models: accepted and replaced steps, events, and costs."""
 
 import asyncio
 import random
@@ -92,7 +92,7 @@ def test_a_blank_draft_is_not_scored_and_goes_to_the_target() -> None:
     assert verifier.calls == []
 
 
-def test_the_best_of_several_candidates_goes_before_the_policy() -> None:
+def test_the_policy_decides_about_the_best_of_several_candidates() -> None:
     def draft(path: Path, rng: random.Random) -> str:
         return f"{rng.randrange(10**6)} end"
 
@@ -282,7 +282,7 @@ def test_decoders_close_their_models() -> None:
     assert closed == ["drafter"]
 
 
-def test_what_models_run_in_is_told_by_the_ledger() -> None:
+def test_what_models_run_in_is_reported_by_the_ledger() -> None:
     made = decoder([0.9, 0.2, 0.7])
     made.drafter.dtype, made.verifier.dtype = "int8", "float32"
     ledger = made.run("question").ledger

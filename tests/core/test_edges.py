@@ -1,4 +1,4 @@
-"""Edges at which one more or one less is another answer."""
+"""Edge cases in which one more or one less changes the answer."""
 
 import math
 import random
@@ -67,7 +67,7 @@ class Sized(Drafter):
 class TestTarget:
     """What the target may still do."""
 
-    def test_a_draft_is_tried_again_also_when_the_target_is_spent(self) -> None:
+    def test_a_draft_is_retried_also_when_the_target_is_spent(self) -> None:
         drafter = ScriptedDrafter(endless)
         made = RewardGuidedDecoder(
             drafter=drafter,
@@ -96,7 +96,7 @@ class TestTarget:
         limits = Limits(max_target_cost=120e-6)
         assert limits.target_room(target, Account(), 12) == (room, "max_target_cost")
 
-    def test_what_was_spent_is_no_room_any_more(self) -> None:
+    def test_spent_amounts_leave_no_room(self) -> None:
         target = ScriptedTarget(["x"])
         target.price = Price(prompt=1, generated=2)
         spent = Account(calls=1, generated=6, flops=40.0, cost=20e-6)
@@ -149,7 +149,7 @@ class TestTarget:
 
 
 @pytest.mark.parametrize(("temperature", "retried"), [(0.2, 0.7), (1.0, 1.0)])
-def test_a_draft_that_is_tried_again_is_another_one_and_as_warm_at_least(temperature: float, retried: float) -> None:
+def test_a_retried_draft_is_another_one_and_at_least_as_warm(temperature: float, retried: float) -> None:
     asked: list[StepRequest] = []
 
     class Noting(ScriptedDrafter):
@@ -350,7 +350,7 @@ class TestLedger:
         assert self.charged(usage, Price(prompt=1.0, generated=10.0, cached=0.0)).cost == pytest.approx(160 / 1e6)
         assert self.charged(usage, None).cost is None
 
-    def test_more_reused_than_read_is_no_money_back(self) -> None:
+    def test_more_reused_than_read_gives_no_money_back(self) -> None:
         usage = Usage(prefix=5, reused=40, generated=1)
         assert self.charged(usage, Price(prompt=1.0, generated=0.0, cached=0.5)).cost == pytest.approx(20 / 1e6)
 
@@ -481,7 +481,7 @@ def test_the_answer_in_a_box(text: str, answer: str | None) -> None:
     assert boxed(text) == answer
 
 
-def test_a_rule_takes_over_for_so_many_steps() -> None:
+def test_a_rule_takes_over_for_a_number_of_steps() -> None:
     made = RewardGuidedDecoder(
         drafter=ScriptedDrafter(lambda path, rng: "Wait, no\n\n" if path.depth == 1 else f"draft {path.depth}\n\n"),
         verifier=ScriptedVerifier([0.9]),
@@ -505,7 +505,7 @@ def test_a_budget_pays_for_what_a_rule_takes_over() -> None:
     assert made.run("question").target_share == pytest.approx(0.5, abs=0.06)
 
 
-def test_what_is_got_over_is_an_event_before_the_step_that_it_led_to() -> None:
+def test_a_handled_fault_is_an_event_before_its_step() -> None:
     made = RewardGuidedDecoder(
         drafter=ScriptedDrafter([OSError("no"), "b"]),
         verifier=ScriptedVerifier([0.9]),

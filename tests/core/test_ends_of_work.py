@@ -1,4 +1,4 @@
-"""However work ends, nothing waits for ever, nothing is printed behind anybody's back, and what was written is kept."""
+"""However work ends, nothing waits for ever, nothing is printed unasked, and the text so far is kept."""
 
 import asyncio
 import gc
@@ -83,7 +83,7 @@ def test_a_stream_left_behind_may_be_collected_by_the_background_loop() -> None:
         left = asyncio.run_coroutine_threadsafe(collect(), background_loop()).result(5)
     finally:
         gc.enable()
-    assert left == []  # and pytest tells of errors that nobody could catch
+    assert left == []  # and pytest reports errors that could not be caught
 
 
 def test_a_second_failure_side_by_side_is_not_printed(caplog: pytest.LogCaptureFixture) -> None:
@@ -107,7 +107,7 @@ def test_a_second_failure_side_by_side_is_not_printed(caplog: pytest.LogCaptureF
 
 
 class CancelsItself(ScriptedDrafter):
-    """A drafter whose own inner task is cancelled, by nobody who called it."""
+    """A drafter whose own inner task is cancelled, but not by its caller."""
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
         task = asyncio.ensure_future(asyncio.sleep(60))

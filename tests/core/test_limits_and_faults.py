@@ -232,7 +232,7 @@ class PassingError(Exception):
     [(TypeError("no such argument"), 1), (LastingError("401"), 1), (PassingError("429"), 3), (ValueError("odd"), 3)],
     ids=repr,
 )
-def test_an_error_that_cannot_pass_is_not_tried_again(error: Exception, tries: int) -> None:
+def test_an_error_that_cannot_pass_is_not_retried(error: Exception, tries: int) -> None:
     asked: list[Path] = []
 
     def target(path: Path, rng: random.Random) -> str | Exception:
@@ -286,7 +286,7 @@ def test_configuration_faults_are_not_mistaken_for_model_faults() -> None:
         made.run("question")
 
 
-def test_what_the_user_has_to_put_right_is_not_tried_again() -> None:
+def test_mistakes_of_the_user_are_not_retried() -> None:
     """A target may be asked for the first time after accepted drafts."""
     target = ScriptedTarget([ConfigurationError("the key is wrong")] * 3)
     verifier = ScriptedVerifier([0.9, 0.1])

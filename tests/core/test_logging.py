@@ -1,4 +1,4 @@
-"""What went wrong is in the logs under the package's name, and a role that never works is told to everybody."""
+"""Faults are in the logs under the package's name, and a role that never works causes a warning for all."""
 
 import logging
 import warnings
@@ -30,7 +30,7 @@ from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 
 @contextmanager
 def no_warning() -> Iterator[None]:
-    """Nothing is told to everybody. (A warning that is an error would be got over like any other fault.)"""
+    """No warning is issued. (A warning turned into an error would be handled like any other fault.)"""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -53,7 +53,7 @@ def rsd(
     )
 
 
-def test_every_retry_of_the_target_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_every_retry_of_the_target_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     tries: Iterator[str | Exception] = iter([OSError("busy"), OSError("still busy"), "end"])
     made = TargetOnly(target=ScriptedTarget(lambda path, rng: next(tries)))
     with caplog.at_level(logging.DEBUG, "rsd_core"):
@@ -92,7 +92,7 @@ def test_every_degradation_is_a_warning_with_its_traceback_at_debug(
         assert words in str(record.exc_info[1])
 
 
-def test_a_limit_that_is_got_over_is_a_warning_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_handled_limit_is_a_warning_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "rsd_core"):
         rsd(["x"], [0.1], Limits(max_target_calls=0)).run("question")
     (record,) = caplog.records
@@ -100,7 +100,7 @@ def test_a_limit_that_is_got_over_is_a_warning_without_a_traceback(caplog: pytes
     assert (record.levelno, record.exc_info) == (logging.WARNING, None)
 
 
-def test_nothing_is_told_of_a_run_as_it_should_be(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_for_a_healthy_run(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         rsd(["a\n\n", "b"], [0.9, 0.1]).run("question")
     assert [record for record in caplog.records if record.name.startswith("rsd_core")] == []
@@ -134,7 +134,7 @@ def broken(role: str, accept: bool = False, steps: int = 9) -> RewardGuidedDecod
         (broken("verifier", accept=True), "the verifier has failed at its first 8 calls: 401; every draft is kept"),
     ],
 )
-def test_a_role_that_never_works_is_told_once(made: RewardGuidedDecoder, message: str) -> None:
+def test_a_role_that_never_works_is_reported_once(made: RewardGuidedDecoder, message: str) -> None:
     with pytest.warns(RoleWarning) as caught:
         made.run("question")
     assert [str(item.message) for item in caught] == [message]
@@ -142,7 +142,7 @@ def test_a_role_that_never_works_is_told_once(made: RewardGuidedDecoder, message
         made.run("another")
 
 
-def test_a_target_that_never_works_is_told_before_it_is_given_up() -> None:
+def test_a_target_that_never_works_is_reported_before_it_is_given_up() -> None:
     made = TargetOnly(target=ScriptedTarget([OSError("401")]), settings=Settings(target_retries=9))
     with (
         pytest.warns(RoleWarning, match=r"the target has failed at its first 8 calls: 401; no answer can be written"),
@@ -182,7 +182,7 @@ def test_failures_of_several_requests_count_together() -> None:
         made.run("fourth")
 
 
-def test_many_requests_at_once_are_told_once() -> None:
+def test_many_requests_at_once_are_reported_once() -> None:
     with pytest.warns(RoleWarning) as caught:
         broken("verifier", steps=4).run_many([f"question {i}" for i in range(20)])
     assert len(caught) == 1
@@ -194,7 +194,7 @@ def test_many_requests_at_once_are_told_once() -> None:
     ]
 
 
-def test_a_role_that_worked_once_is_no_broken_one() -> None:
+def test_a_role_that_worked_once_is_not_broken() -> None:
     def once(path: Path, step: Step) -> float | Exception:
         return 0.9 if path.depth == 5 else OSError("busy")
 
@@ -227,7 +227,7 @@ def test_a_warning_that_is_an_error_ends_the_request_with_the_text_so_far() -> N
 
 
 @pytest.mark.parametrize("role", ["target", "verifier"])
-def test_a_role_whose_every_failure_fails_its_request_is_told_as_well(role: str) -> None:
+def test_a_role_whose_every_failure_fails_its_request_is_reported_too(role: str) -> None:
     made = RewardGuidedDecoder(
         drafter=ScriptedDrafter(endless),
         verifier=ScriptedVerifier([OSError("401") if role == "verifier" else 0.1]),

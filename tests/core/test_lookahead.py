@@ -1,4 +1,4 @@
-"""Work begun early changes when things happen, and nothing of what happens."""
+"""Work started early only changes when things happen, not what happens."""
 
 import asyncio
 import copy
@@ -121,7 +121,7 @@ class Reader(Worker, Verifier):
         return [Scores((reward,), usage) for (_, reward), usage in zip(verdicts, sizes, strict=True)]
 
     def verdict(self, path: Path, step: Step) -> tuple[bool, float | None]:
-        """Whether the step breaks whoever reads it, and its reward."""
+        """Whether the step breaks its reader, and its reward."""
         dice = self.dice("verdict", path.text, path.depth, step.text)
         return dice.random() < self.faults, dice.choice((None, 0.0, 0.3, 0.7, 0.8, 0.9, 1.0, 1.0, 1.0))
 
@@ -190,7 +190,7 @@ async def run(
     stop: list[str],
     presses: int | None = None,
 ) -> Run:
-    """A request in a world; its models have spent what the ledger says, and nothing goes on after its end."""
+    """A request in a world; its models have spent what the ledger says, and nothing continues after its end."""
     drafter, verifier, target = Writer(world, faults), reader(world, faults), Writer(world + 1, faults)
     made = RewardGuidedDecoder(
         drafter=drafter, verifier=verifier, target=target, policy=copy.deepcopy(policy), settings=settings
@@ -481,7 +481,7 @@ def test_lock_step_gives_the_same_answers_later() -> None:
     ways = (None, Way(), Way(Settings(lookahead=2)), Way(Settings(lookahead=2), guesses=True))
     runs = {at_once: [simulate(JUDGE, said, 0.5, 1, way, at_once) for way in ways] for at_once in (1, 6)}
     lock, rsd, ahead, reading = runs[1]
-    assert rsd.seconds == pytest.approx(lock.seconds, rel=0.02)  # the same requests; latencies are drawn anew
+    assert rsd.seconds == pytest.approx(lock.seconds, rel=0.02)  # the same requests, but new random latencies
     assert reading.seconds < ahead.seconds < rsd.seconds
     lock, rsd, *_ = runs[6]
     assert rsd.seconds < lock.seconds
@@ -561,7 +561,7 @@ def test_it_rests_while_drafts_are_rejected() -> None:
     assert spent - 25 == 4  # the last of the five would have ended the answer
 
 
-def test_a_failed_look_ahead_is_told_at_its_own_step() -> None:
+def test_a_failed_look_ahead_is_reported_at_its_own_step() -> None:
     script: list[str | Exception] = ["one\n\n", RuntimeError("out of memory"), "the end"]
     made = RewardGuidedDecoder(
         drafter=ScriptedDrafter(script),

@@ -201,7 +201,7 @@ def test_a_method_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [report.methods[name].by_target for name in ("coin", "coin:true")] == [0, 6]
 
 
-def test_a_method_of_ones_own_as_an_object() -> None:
+def test_a_custom_method_as_an_object() -> None:
     class Alone(Method):
         """The target alone, by another name."""
 

@@ -1,4 +1,4 @@
-"""However a request ends: none of its calls works on, and what was generated is kept or on the ledger as discarded."""
+"""However a request ends: none of its calls continues, and generated text is kept or on the ledger as discarded."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A policy of one's own works wherever a built-in one does: as an object, as data and as text."""
+"""A custom policy works wherever a built-in one does: as an object, as data and as text."""
 
 import copy
 import json
@@ -100,7 +100,7 @@ def authors(policy: Any) -> str:
         (FirstSteps(n=1, then=Retry(n=1, then=Takeover(cues=("9.",), then=Own()))), "ttd"),
     ],
 )
-def test_an_object_of_a_class_of_ones_own(policy: WeightingPolicy, expected: str) -> None:
+def test_an_object_of_a_custom_class(policy: WeightingPolicy, expected: str) -> None:
     assert authors(policy) == expected
     assert RSDConfig(policy=policy).policy is policy
     assert parse_policy(policy) is policy
@@ -176,7 +176,7 @@ def test_what_is_wrong_with_a_policy_of_a_package_is_one_line(name: str, told: s
         assert "\n" not in str(caught.value)
 
 
-def test_the_built_in_policy_goes_before_a_package_that_takes_its_name(package: Path) -> None:
+def test_the_built_in_policy_takes_precedence_over_a_package_that_takes_its_name(package: Path) -> None:
     install(package, "rsd-rival", MODULE, policies={"clipping": "rsd_rival:Lenient"})
     with pytest.warns(UserWarning, match="the built-in policy 'clipping' is used, not the one .* 'rsd-rival'"):
         assert parse_policy("clipping") == Clipping()
@@ -206,7 +206,7 @@ def test_policy_files_of_before_are_read(policy: WeightingPolicy) -> None:
     assert parse_policy(json.loads(old[type(policy)])) == policy
 
 
-def test_a_rule_of_ones_own_is_a_rule() -> None:
+def test_a_custom_rule_is_a_rule() -> None:
     class Last(Rule):
         """Lets the target write the third step."""
 

@@ -1,4 +1,4 @@
-"""What a plugin gives is checked before it becomes part of an answer, and the message names the plugin."""
+"""The output of a plugin is checked before it becomes part of an answer, and errors name the plugin."""
 
 import dataclasses
 import math
@@ -126,7 +126,7 @@ def test_a_targets_odd_step_fails_the_request_with_the_text_so_far(reply: Any, w
 
 
 @pytest.mark.parametrize("name", ["unknown ending", "two steps", "nothing", "usage computed -1"])
-def test_an_odd_step_of_speculation_is_told_as_the_targets(name: str) -> None:
+def test_an_odd_step_of_speculation_is_reported_as_the_targets(name: str) -> None:
     reply, words = STEPS[name]
     with pytest.raises(RunError, match=words) as caught:
         SpeculativeDecoding(drafter=ScriptedDrafter(["x"]), target=Odd(reply)).run("question")
@@ -183,7 +183,7 @@ REWARDS: dict[str, tuple[Verifier, str]] = {
 
 @pytest.mark.parametrize(("verifier", "words"), REWARDS.values(), ids=REWARDS)
 @pytest.mark.parametrize("rule", ["target", "accept", "raise"])
-def test_a_reward_that_is_none_is_a_fault_of_the_verifier(verifier: Verifier, words: str, rule: str) -> None:
+def test_an_invalid_reward_is_a_fault_of_the_verifier(verifier: Verifier, words: str, rule: str) -> None:
     made = RewardGuidedDecoder(
         drafter=ScriptedDrafter(["draft"]),
         verifier=verifier,
@@ -244,7 +244,7 @@ class Says(WeightingPolicy):
         (Says(author="drafter"), r"route\(\) of the policy Says\(.*\) returned 'drafter', not one of: draft, target"),
     ],
 )
-def test_a_policy_that_says_what_nobody_understands_fails_the_request(policy: Says, words: str) -> None:
+def test_an_unknown_decision_of_a_policy_fails_the_request(policy: Says, words: str) -> None:
     made = RewardGuidedDecoder(
         drafter=ScriptedDrafter(["one\n\n", "two"]),
         verifier=ScriptedVerifier([0.9]),
@@ -258,7 +258,7 @@ def test_a_policy_that_says_what_nobody_understands_fails_the_request(policy: Sa
 
 
 @pytest.mark.parametrize("values", [(), (0.5,), (-1.0, -1.0), (math.nan,)])
-def test_likelihoods_that_are_none_are_told(values: tuple[float, ...]) -> None:
+def test_invalid_likelihoods_are_reported(values: tuple[float, ...]) -> None:
     class Likely(Odd):
         async def generate(self, path: Path, request: StepRequest) -> Generation:
             return one(END)

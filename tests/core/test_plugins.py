@@ -1,4 +1,4 @@
-"""Parts of other packages: found by name, refused in one line where they are broken."""
+"""Parts of other packages: found by name, and refused in one line if they are broken."""
 
 import math
 import sys
@@ -68,7 +68,7 @@ def test_an_error_of_our_own_that_a_module_raises_is_passed_on(tmp_path: Path, m
         registry()["big"]
 
 
-def test_a_built_in_part_goes_before_a_package_of_the_same_name_and_a_warning_says_so(
+def test_a_built_in_part_takes_precedence_over_a_package_of_the_same_name_and_a_warning_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, "rsd-greedy", "class Big(int): pass", numbers={"plain": "rsd_greedy:Big"})
@@ -169,7 +169,7 @@ def test_a_package_that_cannot_make_its_model_is_named(kind: str, why: str) -> N
         ("no_steps", "returned 4 instead of steps"),
     ],
 )
-def test_a_reply_that_is_none_names_its_model(reply: str, told: str) -> None:
+def test_an_invalid_reply_names_its_model(reply: str, told: str) -> None:
     with pytest.raises(RunError, match=f"<Replies 'scripted drafter'>:? {told}"):
         DraftOnly(drafter=load(f"replies:{reply}", role="drafter")).run("q")
 

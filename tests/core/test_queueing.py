@@ -1,4 +1,4 @@
-"""Requests that began first go first, wherever calls have to wait."""
+"""Requests that began first are served first, wherever calls have to wait."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def decoder(model: Crowded, **settings: int) -> RewardGuidedDecoder:
 
 
 @pytest.mark.parametrize("lookahead", [0, 2])
-async def test_requests_that_have_begun_go_before_new_ones(lookahead: int) -> None:
+async def test_requests_that_have_begun_are_served_before_new_ones(lookahead: int) -> None:
     model, questions = Crowded(2), [f"Question {i}" for i in range(16)]
     results = await decoder(model, lookahead=lookahead).arun_many(questions, concurrency=8)
     assert all(len(result.steps) == STEPS for result in results)
@@ -121,7 +121,7 @@ class TestResize:
         for i in range(2, 6):
             leave[i].set()
             await turns()
-            assert order == list(range(min(i + 2, 6)))  # whoever leaves lets one in
+            assert order == list(range(min(i + 2, 6)))  # each one that leaves lets one in
         await asyncio.gather(*works)
         async with slots:
             pass

@@ -65,7 +65,7 @@ def test_a_plugin_adds_a_kind(mine: Path) -> None:
         ("mine,delai=1:x", "'mine,delai=1:x': unknown option of mine 'delai', did you mean 'delay'? known are delay"),
     ],
 )
-def test_a_plugin_that_cannot_work_is_told_in_one_line_with_its_package(spec: str, told: str, mine: Path) -> None:
+def test_a_plugin_that_cannot_work_is_reported_in_one_line_with_its_package(spec: str, told: str, mine: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(spec)
     assert str(caught.value).startswith(told)
@@ -84,7 +84,7 @@ def test_a_plugin_cannot_take_a_built_in_kind_over(mine: Path) -> None:
     assert shown.count("rsd-rival") == 1
 
 
-def test_the_callers_options_go_before_those_of_the_spec(mine: Path) -> None:
+def test_the_callers_options_take_precedence_over_those_of_the_spec(mine: Path) -> None:
     assert load("mine,delay=0.25:x").delay == 0.25
     assert load("mine,delay=0.25:x", delay=0.5).delay == 0.5
 
@@ -244,7 +244,7 @@ def test_a_bad_configuration_names_place_value_and_remedy(data: dict[str, Any], 
     assert "\n" not in str(caught.value)
 
 
-def test_everything_that_is_wrong_is_told_at_once() -> None:
+def test_everything_that_is_wrong_is_reported_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         RSDConfig.parse({"drafter": "x:y", "settings": {"top_p": 0, "limits": {"max_steps": 0}}, "tree": 1})
     places = [finding.partition(":")[0] for finding in str(caught.value).partition(": ")[2].split("; ")]
@@ -320,7 +320,7 @@ def test_no_error_about_a_spec_holds_its_key(spec: str) -> None:
     assert "…" in str(loading.value)
 
 
-def test_options_after_the_colon_are_told_where_they_stand() -> None:
+def test_options_after_the_colon_are_refused_with_their_place() -> None:
     line = r"options go before the colon: hf,dtype=float32,template\.enable_thinking=false:ORG/MODEL"
     with pytest.raises(SpecError, match=line):
         load("hf,dtype=float32:ORG/MODEL,template.enable_thinking=false")

@@ -101,7 +101,7 @@ def retrying(n: int, rewards: dict[int, float]) -> RewardGuidedDecoder:
     )
 
 
-def test_a_step_is_drafted_anew_before_the_target_is_asked() -> None:
+def test_a_step_is_drafted_again_before_the_target_is_asked() -> None:
     result = retrying(2, {1: 0.1, 2: 0.2, 3: 0.8}).run("question")
     assert result.text == "draft 3"
     assert (result.ledger.drafter.calls, result.ledger.target.calls) == (3, 0)
@@ -156,7 +156,7 @@ def test_the_law_of_a_candidate_drawn_by_softmax() -> None:
     assert stats.chisquare([seen[text] for text in rewards], expected).pvalue > 1e-3
 
 
-def test_a_policy_of_ones_own_sees_the_whole_request() -> None:
+def test_a_custom_policy_sees_the_whole_request() -> None:
     seen = []
 
     class Patient(WeightingPolicy):
@@ -174,7 +174,7 @@ def test_a_policy_of_ones_own_sees_the_whole_request() -> None:
     assert seen[1] == (1, "a\n\n", 2, "wait, b\n\n")
 
 
-def test_a_weight_that_is_no_probability_fails_the_request() -> None:
+def test_a_weight_that_is_not_a_probability_fails_the_request() -> None:
     class Wrong(WeightingPolicy):
         def weight(self, reward: float) -> float:
             return 1.5
@@ -183,7 +183,7 @@ def test_a_weight_that_is_no_probability_fails_the_request() -> None:
         authors(Wrong(), [0.9])
 
 
-def test_a_kept_draft_is_told_when_the_target_is_spent() -> None:
+def test_a_kept_draft_is_reported_when_the_target_is_spent() -> None:
     made = RewardGuidedDecoder(
         drafter=ScriptedDrafter(DRAFTS),
         verifier=ScriptedVerifier([0.1]),

@@ -38,7 +38,7 @@ def test_a_tree_without_the_packages_is_not_measured(tmp_path: File) -> None:
         core.Build("empty", tmp_path).check()
 
 
-def test_a_commit_that_is_not_in_the_clone_is_told_with_the_remedy(clone: File, tmp_path: File) -> None:
+def test_a_commit_that_is_not_in_the_clone_is_reported_with_the_remedy(clone: File, tmp_path: File) -> None:
     with pytest.raises(SystemExit, match=rf"(?s)0123abc.*{clone}.*git fetch --unshallow"):
         core.checkout("0123abc", tmp_path / "older")
 

@@ -1,4 +1,4 @@
-"""Scores that a judge writes in words: whatever the form, the number it names and the scale it tells."""
+"""Scores in a judge's words: in any form, the number and the scale are read."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_reply_as_it_was_seen(text: str, reward: float) -> None:
         "It scores. 3 goals", "10", "Score: 5/0",
     ],
 )  # fmt: skip
-def test_what_is_no_score_abstains(text: str) -> None:
+def test_a_reply_without_a_score_abstains(text: str) -> None:
     assert spoken_score(text, 9) is None
 
 

@@ -41,7 +41,7 @@ def test_nothing_is_generated_after_a_stop_string() -> None:
 
 
 @pytest.mark.parametrize("stop", ["abc", [""], ["a", 3]])
-def test_what_is_no_stop_list_is_refused(stop: object) -> None:
+def test_an_invalid_stop_list_is_refused(stop: object) -> None:
     with pytest.raises(ConfigurationError, match="stop takes a list"):
         TargetOnly(target=ScriptedTarget(["x"])).run("q", stop=stop)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Side by side, and nothing outlives whoever started it: the helpers themselves."""
+"""The helpers for concurrency: nothing outlives its caller."""
 
 import asyncio
 import gc
@@ -56,7 +56,7 @@ async def test_results_come_in_the_order_of_the_works() -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 9, None])
-async def test_so_many_run_at_once(at_once: int | None) -> None:
+async def test_concurrency_is_limited(at_once: int | None) -> None:
     inside = crowd = 0
 
     async def work(i: int) -> int:
@@ -112,7 +112,7 @@ async def test_a_timeout_around_it_is_a_timeout() -> None:
     assert all(one.ended for one in slow)
 
 
-async def test_errors_at_which_nobody_looks_are_no_noise(caplog: pytest.LogCaptureFixture) -> None:
+async def test_ignored_errors_make_no_noise(caplog: pytest.LogCaptureFixture) -> None:
     async def breaks_on_leaving() -> None:
         try:
             await asyncio.sleep(30)
@@ -187,7 +187,7 @@ async def test_an_end_of_the_process_becomes_an_error_of_its_owner() -> None:
 class TestSlots:
     """A semaphore for all loops and threads."""
 
-    async def test_so_many_are_inside_whatever_their_loops(self) -> None:
+    async def test_the_limit_holds_across_loops(self) -> None:
         slots, inside, crowd, lock = Slots(2), 0, 0, threading.Lock()
 
         async def work() -> None:
@@ -286,7 +286,7 @@ class TestThread:
         assert ended.is_set()
 
     @pytest.mark.parametrize("fails", [False, True])
-    async def test_the_work_of_a_cancelled_thread_is_told(self, fails: bool) -> None:
+    async def test_the_work_of_a_cancelled_thread_is_reported(self, fails: bool) -> None:
         may_end = threading.Event()
 
         def work() -> Generation:
@@ -382,5 +382,5 @@ except KeyboardInterrupt:
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, since what is tested would hang this one."""
+    """Run in a separate process, since the tested code would hang this one."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

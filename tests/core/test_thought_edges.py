@@ -73,7 +73,7 @@ def drafter(drafts: Sequence[str], thinking: Thinking | None = None, **settings:
 # Agreement and markers
 
 
-def test_markers_of_the_settings_stand_above_those_of_the_models() -> None:
+def test_markers_in_the_settings_override_those_of_the_models() -> None:
     own = Markers("own", "(", ")")
     assert agree([("a", Thinking(THINK)), ("b", Thinking(MARKERS["mistral"]))], own) == Thinking(own)
 
@@ -97,7 +97,7 @@ def test_an_opening_that_begins_the_answer_switches_thinking_off() -> None:
 @pytest.mark.parametrize(
     ("wrong", "reason"), [({"close": " "}, "not white space"), ({"close": ")", "opens": "("}, "opens")]
 )
-def test_markers_that_are_none_are_refused(wrong: dict[str, str], reason: str) -> None:
+def test_invalid_markers_are_refused(wrong: dict[str, str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Settings.model_validate({"thoughts": {"markers": {"name": "own", "open": "(", **wrong}}})
 
@@ -128,7 +128,7 @@ def test_a_template_that_switches_thinking_off_may_write_the_end_of_a_thought_al
 
 
 @pytest.mark.parametrize("markers", [one for one in MARKERS.values() if one.end], ids=lambda one: one.name)
-def test_a_marker_that_ends_the_answer_is_no_text_however_it_comes(markers: Markers) -> None:
+def test_a_marker_that_ends_the_answer_is_not_text_however_it_arrives(markers: Markers) -> None:
     reader, answer = Reader(markers), ""
     for char in f"{markers.wrap('Add.')}a < b{markers.end}ignored":
         reader, pieces = reader.read(char)
@@ -139,7 +139,7 @@ def test_a_marker_that_ends_the_answer_is_no_text_however_it_comes(markers: Mark
 @pytest.mark.parametrize(
     ("before", "text"), [("\n\n", "So 48."), (" <th", "ese> are 48."), ("<think>Add.</think> <", " 48.")]
 )
-def test_what_was_held_back_of_a_step_is_no_part_of_the_next(before: str, text: str) -> None:
+def test_text_held_back_from_a_step_is_not_part_of_the_next(before: str, text: str) -> None:
     path = Path(as_prompt("question")).extend(Step(before, "delimiter"))
     assert visible(path, Step(text, "end")).answer == text
 
@@ -221,9 +221,7 @@ def test_two_thoughts_have_one_limit() -> None:
         (Limits(max_thought_tokens=4, max_steps=2), ["draft", "limit"], "max_steps"),
     ],
 )
-def test_limits_of_the_response_stand_above_the_one_of_the_thought(
-    limits: Limits, authors: list[str], finish: str
-) -> None:
+def test_limits_of_the_response_override_that_of_the_thought(limits: Limits, authors: list[str], finish: str) -> None:
     result = drafter(["a b c d\n\n", "never", "So 48."], OPENED, limits=limits).run("question")
     assert ([step.author for step in result.steps], result.finish_reason) == (authors, finish)
 

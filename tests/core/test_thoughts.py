@@ -1,4 +1,4 @@
-"""Thoughts: markers, the two parts of a response, agreement, limits, and policies of the thoughts' own."""
+"""Thoughts: markers, the two parts of a response, agreement, limits, and separate policies."""
 
 import json
 import random
@@ -139,7 +139,7 @@ def test_text_without_markers_is_answer_to_the_letter() -> None:
 # A response
 
 
-def test_a_box_inside_a_thought_is_no_answer() -> None:
+def test_a_box_inside_a_thought_is_not_an_answer() -> None:
     drafts = ["<think>\n\n", "If it were \\boxed{12}? no.\n\n", "</think>\n\n", "So 48."]
     result = rsd(drafts).run("question")
     assert (result.answer, result.text, result.thought) == (None, "So 48.", "If it were \\boxed{12}? no.")
@@ -229,7 +229,7 @@ def test_what_becomes_of_a_thought_is_logged(
     assert line.getMessage() == f"step {noted.step}: {kind}: {noted.message}"
 
 
-def test_tokens_that_nobody_sees_are_no_full_context() -> None:
+def test_tokens_that_nobody_sees_are_not_a_full_context() -> None:
     class Hidden(ScriptedDrafter):
         async def generate(self, path: Path, request: StepRequest) -> Generation:
             return Generation((Step("", "length", size=request.max_tokens),), Usage(generated=request.max_tokens))
@@ -331,7 +331,7 @@ def test_every_model_reads_the_text_they_agreed_on() -> None:
         assert path.text.startswith("<think>\n")
 
 
-def test_a_thought_that_the_prompt_begins_is_gone_on_with() -> None:
+def test_a_thought_that_the_prompt_begins_is_continued() -> None:
     begun = {"role": "assistant", "content": "", "reasoning_content": "Add."}
     result = rsd(["Two.\n</think>\n\n", "So 48."], thinking=OPENED).run([("user", "question"), begun])
     assert (result.thought, result.text, result.opening) == ("Two.", "So 48.", "")
@@ -340,7 +340,7 @@ def test_a_thought_that_the_prompt_begins_is_gone_on_with() -> None:
     assert (result.thought, result.text) == ("", " 48.")
 
 
-def test_markers_of_ones_own() -> None:
+def test_custom_markers() -> None:
     own = Markers("own", "(", ")", source="here")
     settings = {"thoughts": {"markers": {"name": "own", "open": "(", "close": ")"}}}
     result = rsd(["(Add.\n\n", "Two.) ", "So 48."], settings=settings).run("question")
@@ -695,6 +695,6 @@ def test_steps_of_the_target_are_scored_unless_they_are_markers() -> None:
     assert [record.target_reward for record in records] == [None, 0.3, None, 0.3]
 
 
-def test_the_target_alone_thinks_as_well() -> None:
+def test_the_target_alone_thinks_too() -> None:
     result = TargetOnly(target=ScriptedTarget(["Add.\n</think>\n\n", "So 48."], thinking=OPENED)).run("question")
     assert (result.thought, result.text, result.target_share) == ("Add.", "So 48.", 1.0)

@@ -1,4 +1,4 @@
-"""Thoughts where markers, limits, stop strings and splitters meet: what was written is neither lost nor doubled."""
+"""Thoughts where markers, limits, stop strings and splitters meet: no text is lost or duplicated."""
 
 import random
 from typing import Any, Literal
@@ -83,7 +83,7 @@ def test_a_stop_string_that_a_step_before_has_begun_is_cut_as_a_whole() -> None:
     assert (result.text, result.finish_reason, result.raw_text) == ("", "stop", "")
 
 
-def test_what_was_held_back_after_a_stop_string_is_no_part_of_the_answer() -> None:
+def test_text_held_back_after_a_stop_string_is_not_part_of_the_answer() -> None:
     granite = Thinking(MARKERS["granite"])
     assert run(["<response>So 48.\nStop </resp\n\n"], granite, ("\nStop",)).text == "So 48."
     assert run(["<response>So 48.\nStop </resp"], granite, ("\nStop",)).text == "So 48."
@@ -178,7 +178,7 @@ class Listed(Splitter):
 
 
 class Broken(Splitter):
-    """Gives what is no end."""
+    """Returns an invalid end."""
 
     kind: Literal["broken"] = "broken"
     gives: Any
@@ -221,7 +221,7 @@ def test_a_broken_splitter_is_named(gives: Any, close: str) -> None:
         ("", "\n\n", ["<think>Add.</think>", "So"], ("Add.", "So")),
     ],
 )
-def test_what_a_prompt_has_begun_is_no_part_of_what_is_written(
+def test_text_begun_by_a_prompt_is_not_part_of_the_response(
     thought: str, content: str, script: list[str], parts: tuple[str, str]
 ) -> None:
     thinking = Thinking(THINK)

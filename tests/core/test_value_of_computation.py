@@ -1,4 +1,4 @@
-"""Computation at a price: the rule itself, what it spends in worlds that are known, and the actions that it needs."""
+"""Computation at a price: the rule itself, its spending in known worlds, and its actions."""
 
 import random
 from typing import Any
@@ -389,7 +389,7 @@ def test_only_a_thought_can_be_ended() -> None:
         ({"reward_per_cost": 0.1, "cost_in": "flopz"}, "did you mean 'flops'"),
     ],
 )
-def test_a_price_that_makes_no_sense_is_told(options: dict[str, Any], words: str) -> None:
+def test_a_price_that_makes_no_sense_is_reported(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         AdvantageAware.model_validate(options)
 

@@ -1,4 +1,4 @@
-"""What is passed in place of a prompt, a policy, settings or a seed is refused in one line that says what to pass."""
+"""Wrong arguments for a prompt, a policy, settings or a seed are refused in one line that says what to pass."""
 
 from typing import Any, Literal
 
@@ -25,29 +25,29 @@ def decoder(**options: Any) -> RewardGuidedDecoder:
 
 
 @pytest.mark.parametrize("policy", ["binary_step:0.4", 0.7, BinaryStep, lambda reward: 1.0])
-def test_what_is_no_policy_is_refused_at_once(policy: Any) -> None:
+def test_an_invalid_policy_is_refused_at_once(policy: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"is not a policy\. Give an object such as BinaryStep\(delta=0\.7\)"):
         decoder(policy=policy)
 
 
-def test_what_are_no_settings_are_refused_at_once() -> None:
+def test_invalid_settings_are_refused_at_once() -> None:
     with pytest.raises(ConfigurationError, match=r"\{'temperature': 0\.5\} is not a Settings"):
         decoder(settings={"temperature": 0.5})
 
 
 @pytest.mark.parametrize("prompt", [5, None, 0.5])
-def test_what_is_no_prompt_is_refused(prompt: Any) -> None:
+def test_an_invalid_prompt_is_refused(prompt: Any) -> None:
     with pytest.raises(PromptError, match=f"{prompt} is not a prompt. Pass a question, or a list of messages"):
         decoder().run(prompt)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, "x", 0.5, None])
-def test_what_is_no_seed_is_refused(seed: Any) -> None:
+def test_an_invalid_seed_is_refused(seed: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"seed takes a whole number in \[0, 2\*\*63\)"):
         decoder().run("question", seed=seed)
 
 
-def test_what_is_no_cancellation_is_refused() -> None:
+def test_an_invalid_cancellation_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="cancel takes a Cancellation"):
         decoder().run("question", cancel=True)  # type: ignore[arg-type]
 
@@ -65,7 +65,7 @@ def test_what_is_no_cancellation_is_refused() -> None:
         ("prm,head=2024:gguf=F.gguf", "head takes a text (got 2024)"),
     ],
 )
-def test_an_option_of_another_type_is_told_by_its_name(spec: Any, told: str) -> None:
+def test_an_option_of_another_type_is_reported_by_its_name(spec: Any, told: str) -> None:
     with pytest.raises(SpecError) as caught:
         load(spec)
     assert told in str(caught.value)

@@ -1,4 +1,4 @@
-"""How a run looks: the page says what happened, and nothing that models or users write becomes markup."""
+"""The page of a run says what happened, and no text of models or users becomes markup."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_a_notebook_draws_results() -> None:
     assert drawn["text/plain"] == repr(show(result))
 
 
-def test_the_command_writes_the_page_beside_either_output(tmp_path: Path) -> None:
+def test_the_command_writes_the_page_with_either_output(tmp_path: Path) -> None:
     file = tmp_path / "trace.html"
     words = ["run", "How many?", "--draft", "scripted:draft", "--target", "scripted:target"]
     words += ["--verifier", "scripted:verifier", "--html", str(file)]

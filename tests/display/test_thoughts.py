@@ -1,4 +1,4 @@
-"""Thoughts in pages and notebooks: folded, dimmed, without markers; what is not known of them is not made up."""
+"""Thoughts in pages and notebooks: folded, dimmed, without markers; unknown values are not made up."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_thresholds_and_names_are_those_of_each_part() -> None:
     assert "The line in a bar is the threshold 0.90." in to_html(split.run(QUESTION), split)
 
 
-def test_the_threshold_of_thoughts_is_not_told_where_there_is_none() -> None:
+def test_the_threshold_of_thoughts_is_not_reported_where_there_is_none() -> None:
     made = decoder(ANSWER, ANSWER, Thinking(None))
     made.thoughts = Roles(policy=BinaryStep(delta=0.9))
     assert "The line in a bar is the threshold 0.70." in to_html(made.run(QUESTION), made)

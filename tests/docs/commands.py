@@ -1,4 +1,4 @@
-"""Commands of the documentation: run where that is possible, else held to what the tools know."""
+"""Commands in the documentation: run if possible, otherwise checked against the tools' options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the site does with the pages: what copy buttons copy, and what the reference counts as public."""
+"""The site's hooks: the text that copy buttons copy, and the public names of the reference."""
 
 from __future__ import annotations
 

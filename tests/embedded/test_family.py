@@ -1,4 +1,4 @@
-"""The shipped checkpoints: standard, small, and as good as their card says."""
+"""The shipped checkpoints: standard, small, and as good as stated on their card."""
 
 import asyncio
 import hashlib

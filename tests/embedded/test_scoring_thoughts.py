@@ -39,7 +39,7 @@ def rewards(verifier: Verifier, problem: Problem, thinking: bool) -> list[tuple[
 
 
 @pytest.mark.parametrize("name", ["verifier", "prm"])
-def test_steps_of_a_thought_are_told_apart_as_those_of_a_solution(name: str) -> None:
+def test_steps_of_a_thought_are_distinguished_as_those_of_a_solution(name: str) -> None:
     verifier = load(name)
     assert isinstance(verifier, Verifier)
     thought = [pair for problem in PROBLEMS for pair in rewards(verifier, problem, thinking=True)]

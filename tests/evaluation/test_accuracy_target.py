@@ -1,4 +1,4 @@
-"""Thresholds that hold an accuracy target: how often the promise is kept, and what is said where none can be made."""
+"""Thresholds that keep an accuracy target: how often the promise is kept, and the error if none can be made."""
 
 import json
 import random
@@ -107,7 +107,7 @@ def test_the_cheapest_threshold_that_holds_is_found() -> None:
     assert recordings(200).holding(0.5).delta == 0
 
 
-def test_where_none_holds_it_is_said_how_near_one_comes() -> None:
+def test_if_none_holds_the_error_says_how_close_one_comes() -> None:
     """All rewards are the same, so a threshold takes all of the drafter's answers or none."""
     alike = [Recorded((0.5,), (0.5,), i % 4 > 0, True, sizes=(10,), read=20) for i in range(40)]
     found = Calibration(tuple(alike), RATES, RATES)
@@ -162,12 +162,12 @@ def test_the_command_writes_the_threshold_that_holds(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--accuracy", "98"], "--accuracy 98.0: a share of the target's accuracy, in (0, 1], such as 0.98"),
+        (["--accuracy", "98"], "--accuracy 98.0: must be a share of the target's accuracy, in (0, 1], such as 0.98"),
         (["--accuracy", "0.9", "--target-share", "0.1"], "give one of them"),
         (["--accuracy", "0.9", "--task", "QUESTIONS,answer="], "--accuracy needs problems with known answers"),
     ],
 )
-def test_what_cannot_be_held_is_told_before_anything_is_recorded(
+def test_an_impossible_accuracy_is_reported_before_anything_is_recorded(
     options: list[str], words: str, questions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")

@@ -1,4 +1,4 @@
-"""Calibration against what the decoder does: on a world whose law is known, and on the embedded models."""
+"""Calibration against the decoder's behaviour: in a world with a known law, and on the embedded models."""
 
 import json
 import logging
@@ -151,7 +151,7 @@ NO_RATES = Rates(1.0, 1.0, 1.0)
 
 
 def recorded(*drafted: float | None, right: bool | None = True, target_right: bool | None = True) -> Recorded:
-    """A problem of as many steps, whose drafts beside the target's are the same."""
+    """A problem with the given number of steps, whose drafts along the target's answer are the same."""
     return Recorded(drafted, drafted, right, target_right, (10,) * len(drafted), read=20)
 
 
@@ -267,7 +267,7 @@ def test_problems_in_which_a_role_failed_are_left_out_and_counted(caplog: pytest
         calibrate(seats(verifier=failing(0, 1, 2, 3)), halls(6))
 
 
-def test_a_fault_of_the_target_that_was_got_over_spoils_nothing() -> None:
+def test_a_handled_fault_of_the_target_spoils_nothing() -> None:
     shaky = iter([RuntimeError("once"), "3*4=12.\n\n", "12-2=10."])
     found = calibrate(seats(target=lambda path, rng: next(shaky)), halls(1))
     assert found.left_out == ()
@@ -299,7 +299,7 @@ def test_a_step_without_a_reward_goes_as_the_settings_say_whatever_the_threshold
 
 
 def test_a_calibration_takes_problems() -> None:
-    with pytest.raises(ConfigurationError, match="one problem or more"):
+    with pytest.raises(ConfigurationError, match="at least one problem"):
         calibrate(seats(), [])
 
 
@@ -323,7 +323,7 @@ def test_a_first_rejection_past_the_end_of_the_targets_answer_is_a_replaced_step
 
 
 def test_a_budget_begins_with_one_reward_of_each_step_that_is_seen() -> None:
-    """Those of the drafter up to the first that is rejected, and of the drafts beside the target after it."""
+    """Those of the drafter up to the first rejected one, and of the drafts along the target's answer after it."""
     problem = Recorded((0.9, 0.1, 0.8), (0.6, 0.2, 0.7), True, True, sizes=(10,) * 3, read=20)
     found = Calibration((problem,), NO_RATES, NO_RATES)
     assert found._seen(problem, 0.5) == (0.9, 0.1, 0.7)

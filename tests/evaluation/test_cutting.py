@@ -1,4 +1,4 @@
-"""Solutions that are not in steps: what cuts them, and that nothing of them is lost."""
+"""Uncut solutions: how they are cut, and that nothing is lost."""
 
 import json
 from pathlib import Path
@@ -53,11 +53,11 @@ def test_nothing_but_white_space_is_lost(text: str, how: str) -> None:
         ("line", ["<think>\n\nHm. So 57.\n\n</think>", "It is 57. Done."]),
     ],
 )
-def test_the_markers_of_a_thought_are_no_steps(how: str, steps: list[str]) -> None:
+def test_the_markers_of_a_thought_are_not_steps(how: str, steps: list[str]) -> None:
     assert cut("<think>\nHm. So 57.\n</think>\n\nIt is 57. Done.", parse_splitter(how)) == steps
 
 
-def test_a_splitter_object_cuts_as_well() -> None:
+def test_a_splitter_object_cuts_too() -> None:
     assert cut("a\n\nb\n\nThus c", Words(words=("Thus",))) == ["a\n\nb", "Thus c"]
     assert cut("#1 a #2 b", Marked(pattern=r"#\d")) == ["#1 a", "#2 b"]
 
@@ -65,13 +65,13 @@ def test_a_splitter_object_cuts_as_well() -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("marked:(", r"'marked:\(' is no valid splitter: pattern: '\(' is no regular expression"),
-        ("sentences", r"'sentences' is no splitter, did you mean 'sentence'\?"),
+        ("marked:(", r"'marked:\(' is not a valid splitter: pattern: '\(' is not a regular expression"),
+        ("sentences", r"'sentences' is not a splitter; did you mean 'sentence'\?"),
         ("markd", r"did you mean 'marked'\?"),
         ("", "an empty text cannot end a step"),
     ],
 )
-def test_what_is_no_splitter_is_told_before_anything_is_read(how: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_splitter_is_reported_before_anything_is_read(how: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=message):
         parse_splitter(how)
     result = CliRunner().invoke(app, ["score", str(tmp_path / "none.jsonl"), "--splitter", how])
@@ -96,5 +96,5 @@ def test_rsd_score_cuts_solutions_and_leaves_steps_as_they_are(tmp_path: Path) -
 
 
 def test_a_solution_of_white_space_is_none() -> None:
-    with pytest.raises(ConfigurationError, match="nothing in it"):
+    with pytest.raises(ConfigurationError, match="contains nothing to score"):
         Solution.of("q", " \n\n ", "\n")

@@ -1,4 +1,4 @@
-"""Graders: right answers pass however they are written, and wrong ones do not."""
+"""Graders: correct answers pass however they are written, and wrong ones do not."""
 
 from pathlib import Path
 

@@ -29,13 +29,13 @@ def pid() -> int:
 
 
 def is_gone(number: int, seconds: float = 20) -> bool:
-    """Whether there is no such process, not even one that nobody has waited for."""
+    """Whether there is no such process, not even a zombie."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
             os.kill(number, 0)
             if Path(f"/proc/{number}/stat").exists() and ") Z " in Path(f"/proc/{number}/stat").read_text():
-                return True  # a child of ours that was orphaned, in a container whose first process reaps nobody
+                return True  # a child of ours that was orphaned, in a container whose first process does not reap
         except ProcessLookupError:
             return True
         time.sleep(0.05)
@@ -46,7 +46,7 @@ def test_what_does_not_end_is_ended_and_the_next_answer_is_graded(monkeypatch: p
     assert math("x+1", "\\boxed{1+x}")
     before = pid()
     monkeypatch.setitem(grading.SECONDS, "math", 0.5)
-    with pytest.raises(GradingLimit, match=r"the grader 'math' took longer than 0\.5 s over '.*10\}'"):
+    with pytest.raises(GradingLimit, match=r"the grader 'math' took longer than 0\.5 s on '.*10\}'"):
         math(ENDLESS, "\\boxed{10}")
     with pytest.raises(ProcessLookupError):  # waited for: no zombie
         os.kill(before, 0)
@@ -78,8 +78,8 @@ def test_what_a_grader_of_a_package_does_is_its_own_affair(tmp_path: Path, monke
     monkeypatch.syspath_prepend(tmp_path)
     assert grading.grade_elsewhere("odd_graders:prints", "it", "10", "it is 10")
     for name, kind, words in (
-        ("hungry", GradingLimit, "it needed more than it may over 'text': MemoryError"),
-        ("dies", GradingLimit, "it ended its process over 'text'"),
+        ("hungry", GradingLimit, "it exceeded its limits on 'text': MemoryError"),
+        ("dies", GradingLimit, "it ended its process on 'text'"),
         ("leaves", GradingError, "it failed on 'text': SystemExit"),
         ("gone", GradingError, "it failed on 'text': AttributeError"),
     ):
@@ -89,7 +89,7 @@ def test_what_a_grader_of_a_package_does_is_its_own_affair(tmp_path: Path, monke
 
 
 class Halls(Task):
-    """Problems of each kind: with an answer, without one, and with one that is no use."""
+    """Problems of each kind: with an answer, without one, and with an unusable one."""
 
     def draw(self, n: int | None, seed: int) -> list[Item]:
         references = ["10", ENDLESS, None, "11"]
@@ -117,10 +117,10 @@ def test_an_answer_that_cannot_be_graded_is_neither_right_nor_wrong(
         "1 answers could not be graded and are not counted"
     )
     assert (
-        "the answer could not be graded 1 times in 1 of 4 answers, at last with \"the grader 'math' took"
+        "the answer could not be graded 1 times in 1 of 4 answers, most recently with \"the grader 'math' took"
         in markdown(report)
     )
-    monkeypatch.setattr(f"{__name__}.ENDLESS", "10")  # mended: the same journal is graded anew, and nothing decoded
+    monkeypatch.setattr(f"{__name__}.ENDLESS", "10")  # fixed: the same journal is graded again, and nothing decoded
     before = file.read_bytes()
     assert evaluate(SCRIPTED, Halls(), ["draft"], 4, 1, journal=file).methods["draft"].accuracy == 2 / 3
     assert file.read_bytes() == before
@@ -160,7 +160,7 @@ from rsd_integrations.evaluation.graders import math
 assert math("x+1", "\\\\boxed{1+x}")
 if sys.argv[1] == "leave":
     child = os.fork()
-    if child == 0:  # it starts one of its own, and leaves the other alone
+    if child == 0:  # it starts its own, and leaves the other alone
         os._exit(0 if grading._process is None and math("x+1", "\\\\boxed{1+x}") and not grading._end() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert math("x+2", "\\\\boxed{2+x}")

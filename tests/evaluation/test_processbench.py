@@ -81,7 +81,7 @@ def test_a_step_without_a_reward_is_not_named(tmp_path: Folder) -> None:
     assert wait_for(evaluate_processbench(by_text(), splits, 0.5)).average == 1
 
 
-def test_what_cannot_be_scored_is_not_solved_and_is_told(tmp_path: Folder) -> None:
+def test_what_cannot_be_scored_is_not_solved_and_is_reported(tmp_path: Folder) -> None:
     splits = read_splits(write(tmp_path, math=[*MATH, entry(["0.9"], -1)]))
     said: list[float | Exception | None] = [0.1, 0.9, RSDError("too long")]
     calls = iter(said)
@@ -120,7 +120,7 @@ def test_the_command_prints_what_the_authors_would(tmp_path: Folder) -> None:
 
 
 @pytest.mark.parametrize("label", [None, 2, -2, "1"])
-def test_labels_that_are_no_steps_are_refused(tmp_path: Folder, label: object) -> None:
+def test_labels_that_are_not_steps_are_refused(tmp_path: Folder, label: object) -> None:
     with pytest.raises(ConfigurationError, match="entry 1: label"):
         read_splits(write(tmp_path, math=[entry(["0.1", "0.2"], label)]))
 
@@ -135,10 +135,10 @@ def test_labels_that_are_no_steps_are_refused(tmp_path: Folder, label: object) -
         ('{"problem": "", "solution": "s"}', "line 1: .* empty"),
         ("{", "Expecting"),
         ("", "empty"),
-        ("3", "line 1: it is no problem with a solution"),
+        ("3", "line 1: it is not a problem with a solution"),
     ],
 )
-def test_wrong_files_are_told(tmp_path: Folder, line: str, told: str) -> None:
+def test_wrong_files_are_reported(tmp_path: Folder, line: str, told: str) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text(line)
     with pytest.raises(ConfigurationError, match=told):
@@ -207,7 +207,7 @@ def test_score_goes_on_after_a_solution_that_cannot_be_scored(solutions: Folder)
     assert told[1]["rewards"] is not None
 
 
-def test_score_refuses_what_is_no_verifier(solutions: Folder) -> None:
+def test_score_refuses_invalid_verifiers(solutions: Folder) -> None:
     with pytest.raises(RSDError, match="judge:embedded:draft"):
         rsd("score", str(solutions), "--verifier", "embedded:draft")
     with pytest.raises(RSDError, match="names no model"):

@@ -228,12 +228,12 @@ def test_two_runs_are_compared_from_the_shell(problems: str, tmp_path: Path) -> 
     assert "rsd / draft" in one
     with pytest.raises(RSDError, match="would be compared with itself"):
         invoked("compare", rows[0], rows[0])
-    with pytest.raises(ConfigurationError, match="it holds no rows of an evaluation"):
+    with pytest.raises(ConfigurationError, match="it is not a file of an evaluation's rows"):
         invoked("compare", problems.partition(":")[2].partition(",")[0], rows[0])
 
 
 @pytest.mark.parametrize("command", [["eval", "--n", "1"], ["batch", "prompts.jsonl", "--out", "x.jsonl"]])
-def test_a_format_of_rows_that_is_not_known_is_told_before_the_work(command: list[str]) -> None:
+def test_a_format_of_rows_that_is_not_known_is_reported_before_the_work(command: list[str]) -> None:
     with pytest.raises(ConfigurationError, match=r"--rows x\.xls: the end of the name is the format, one of \.jsonl"):
         invoked(*command, "--rows", "x.xls")
 
@@ -296,7 +296,7 @@ def test_money_without_prices_is_refused_before_any_model_is_loaded(
         ("</think>", "</think>", False),
     ],
 )
-def test_what_comes_before_the_end_of_a_thought_is_no_answer(
+def test_text_before_the_end_of_a_thought_is_not_an_answer(
     reference: str, text: str, right: bool, tmp_path: Path
 ) -> None:
     file = tmp_path / "one.jsonl"

@@ -1,4 +1,4 @@
-"""Many methods over the same problems: figures, resumption after the hardest of ends, and what is refused."""
+"""Many methods on the same problems: figures, resumption after a hard kill, and refusals."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def without_seconds(report: Report) -> dict[str, Any]:
 
 
 class Seats(Task):
-    """Problems that the scripted models answer, one of three rightly."""
+    """Problems that the scripted models answer, one of three correctly."""
 
     def draw(self, n: int | None, seed: int) -> list[Item]:
         return [
@@ -73,19 +73,19 @@ def test_every_kind_of_method_can_be_named() -> None:
         ("target@binary_step", ["policy"]),
     ],
 )
-def test_a_bad_method_is_told_before_anything_is_loaded(method: str, words: list[str]) -> None:
+def test_a_bad_method_is_reported_before_anything_is_loaded(method: str, words: list[str]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         evaluate(RSDConfig(drafter="hf:no/such"), "embedded", [method], 1, 1)
     assert all(word in str(caught.value) for word in words)
 
 
-def test_a_missing_package_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(MissingDependency, match=r"pip install \"rsd-decoding\[eval\]\""):
         evaluate(RSDConfig(drafter="hf:no/such"), "embedded", ["draft"], 1, 1)
 
 
-def test_a_journal_goes_on_where_it_was_and_takes_more_methods(tmp_path: Path) -> None:
+def test_a_journal_resumes_and_takes_more_methods(tmp_path: Path) -> None:
     file = tmp_path / "journal.jsonl"
     whole = evaluate(SCRIPTED, Seats(), METHODS, 9, 1)
     evaluate(SCRIPTED, Seats(), METHODS, 9, 1, journal=file)
@@ -115,9 +115,7 @@ def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     assert file.read_text() == before
 
 
-def test_a_failed_problem_is_counted_and_tried_again_on_resumption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_problem_is_counted_and_retried_on_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = {"now": True}
 
     def draft(path: Any, rng: Any) -> str:

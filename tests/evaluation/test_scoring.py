@@ -1,4 +1,4 @@
-"""Given solutions are scored as a decoder would have them scored, side by side, and one bad one spoils no other."""
+"""Given solutions are scored as by a decoder, concurrently, and an invalid one affects no other."""
 
 import asyncio
 import csv
@@ -47,7 +47,7 @@ def test_steps_are_those_that_a_decoder_would_score() -> None:
 
 
 @pytest.mark.parametrize("rewards", [(math.nan,), (1.5,), (-0.1,), (), (0.5, 0.5)])
-def test_a_reward_that_is_none_is_an_error_of_its_solution(rewards: tuple[float, ...]) -> None:
+def test_an_invalid_reward_is_an_error_of_its_solution(rewards: tuple[float, ...]) -> None:
     class Odd(Verifier):
         name = "odd"
 
@@ -78,12 +78,12 @@ def test_tables_are_read_as_jsonl_is(tmp_path: Folder) -> None:
 
 
 @pytest.mark.parametrize("given", [None, 57, ["57"]])
-def test_a_solution_that_is_no_text_is_not_made_one(given: object, tmp_path: Folder) -> None:
+def test_a_solution_that_is_not_text_is_not_converted(given: object, tmp_path: Folder) -> None:
     """`null` was scored as the word None."""
     (tmp_path / "a.jsonl").write_text(json.dumps({"problem": "x", "solution": given}))
     (bad,) = read_entries(tmp_path / "a.jsonl")
     assert isinstance(bad, BadRow)
-    assert f"its `solution` is {json.dumps(given)} and no text" in bad.error
+    assert f"its `solution` is {json.dumps(given)}, not a text" in bad.error
 
 
 def all_of(verifier: Verifier, *solutions: Solution, concurrency: int = 16) -> list[Any]:
@@ -157,7 +157,7 @@ def test_aggregates_leave_out_what_has_no_reward() -> None:
     assert set(aggregates([None]).values()) == {None}
 
 
-def test_solutions_that_were_begun_go_before_new_ones() -> None:
+def test_solutions_that_were_begun_are_served_before_new_ones() -> None:
     """Each is one request of a run, so that a verifier with few places ends them one after another."""
     places, served, callers = Slots(1), list[str](), dict[str, set[Caller]]()
 

@@ -1,4 +1,4 @@
-"""Calls of an evaluation side by side: each result as it is ready, and nothing works on after an error."""
+"""Concurrent calls of an evaluation: each result as it is ready, and nothing continues after an error."""
 
 import asyncio
 import errno
@@ -24,7 +24,7 @@ LEARNING = "rsd@budget_aware:0.3"
 
 
 class Seats(Task):
-    """Problems that the scripted models answer, one of three rightly."""
+    """Problems that the scripted models answer, one of three correctly."""
 
     def draw(self, n: int | None, seed: int) -> list[Item]:
         return [
@@ -146,7 +146,7 @@ def test_an_evaluation_that_cannot_note_an_answer_ends_with_all_of_its_calls(
     drafter = ScriptedDrafter(draft, delay=0.02)
     monkeypatch.setattr("rsd_core.methods.load", lambda *_, **__: drafter)
     monkeypatch.setattr(Journal, "add", full)
-    with pytest.raises(RSDError, match=r"cannot be written: full\. Its 3 rows are whole"):
+    with pytest.raises(RSDError, match=r"cannot be written: full\. Its 3 rows are complete"):
         evaluate(SCRIPTED, Seats(), ["draft"], 100, 1, concurrency=4, journal=file)
     count = calls[0]
     time.sleep(0.2)
@@ -157,7 +157,7 @@ def test_an_evaluation_that_cannot_note_an_answer_ends_with_all_of_its_calls(
     assert os.listdir(tmp_path) == ["journal.jsonl"]
 
 
-def test_a_method_that_learns_begins_anew_and_its_attempts_are_never_mixed(tmp_path: Path) -> None:
+def test_a_method_that_learns_starts_over_and_its_attempts_are_never_mixed(tmp_path: Path) -> None:
     file = tmp_path / "journal.jsonl"
     whole = evaluate(SCRIPTED, Seats(), [LEARNING], 6, 1)
     evaluate(SCRIPTED, Seats(), [LEARNING], 6, 1, journal=file)
@@ -176,7 +176,7 @@ def test_a_method_that_learns_begins_anew_and_its_attempts_are_never_mixed(tmp_p
     assert file.read_text().startswith("".join(lines[:5]))
     done.clear()
     report = evaluate(SCRIPTED, Seats(), [LEARNING], 6, 1, lambda report: done.append(report.done), journal=file)
-    assert done == [0, 1, 2, 3, 4, 5, 6]  # 4 and 3 answers of two attempts are no whole one
+    assert done == [0, 1, 2, 3, 4, 5, 6]  # 4 and 3 answers of two attempts are not a complete one
     assert report.methods[LEARNING].by_target == whole.methods[LEARNING].by_target
     assert [row.get("attempt", 1) for row in read_rows(file)[1:]] == [1] * 4 + [2] * 3 + [3] * 6
     done.clear()
@@ -185,7 +185,7 @@ def test_a_method_that_learns_begins_anew_and_its_attempts_are_never_mixed(tmp_p
 
 
 def test_rsd_by_its_own_name_learns_where_the_configurations_policy_does(tmp_path: Path) -> None:
-    """So does a method with parameters and no policy of its own."""
+    """So does a method with parameters but without its own policy."""
     file = tmp_path / "journal.jsonl"
     config = RSDConfig(**{**SCRIPTED.model_dump(), "policy": {"kind": "budget_aware", "target_rate": 0.3}})
     for name in ("rsd", "rsd:verifier=scripted:verifier"):

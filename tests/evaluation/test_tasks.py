@@ -51,7 +51,7 @@ def test_columns_by_name_and_no_answers(tmp_path: Path) -> None:
     assert only.question == "How?"
 
 
-def test_a_guess_is_told_and_a_name_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_guess_is_reported_and_a_name_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     row = {"id": 7, "Problem": "1+1?", "solution": "One and one.", "Final Answer": "2", "label": "easy"}
     file = write(tmp_path / "p.jsonl", [row])
     (item,) = find_task(file).draw(None, 0)
@@ -139,10 +139,10 @@ def test_conversations_are_asked_as_they_are(tmp_path: Path) -> None:
         ("p.csv", "answer,answer\n1,2\n", "two columns with the same name"),
         ("p.parquet", "question", "is not Parquet"),
         ("p.json", "[1", "is not JSON"),
-        ("p.jsonl", '{"question": "", "answer": 1}\n', "the question '' cannot be asked"),
+        ("p.jsonl", '{"question": "", "answer": 1}\n', "the question '' is not a valid prompt"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, name: str, content: str, words: str) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path, name: str, content: str, words: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ConfigurationError) as caught:
         find_task(str(tmp_path / name)).draw(None, 0)
@@ -217,7 +217,7 @@ def test_multiple_choice_in_both_forms(tmp_path: Path) -> None:
     cells = find_task({"path": str(file), "choices": ["choices"]}).draw(None, 0)
     assert [(item.reference, item.grader) for item in cells] == [("C", "choice"), ("B", "choice"), ("A", "choice")]
     file.write_text("question,choices,answer\nQ?,\"['w', 'x']\",z\n")
-    with pytest.raises(ConfigurationError, match="the answer 'z' is none of the choices 'w, x'"):
+    with pytest.raises(ConfigurationError, match="the answer 'z' is not one of the choices 'w, x'"):
         find_task({"path": str(file), "choices": ["choices"]}).draw(None, 0)
 
 
@@ -230,7 +230,7 @@ def test_multiple_choice_in_both_forms(tmp_path: Path) -> None:
         ("embedded:train", ["split"]),
     ],
 )
-def test_a_bad_task_is_told(task: str, words: list[str]) -> None:
+def test_a_bad_task_is_reported(task: str, words: list[str]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         find_task(task).draw(3, 0)
     assert all(word in str(caught.value) for word in words)

@@ -1,4 +1,4 @@
-"""Products in whole numbers beside their definition, for processes that import little."""
+"""Integer products against their definition, for processes that import little."""
 
 import numpy as np
 import torch

@@ -499,7 +499,7 @@ class Case:
     head: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
     options: dict[str, Any] = field(default_factory=dict)
     extra: Callable[[Path], dict[str, Tensor]] = lambda folder: {}
-    """Tensors of the head that are no safetensors."""
+    """Tensors of the head that are not in safetensors."""
 
     def rewards(self, folder: Path, question: str, steps: list[str]) -> list[float]:
         """The rewards of all steps by the card's recipe."""

@@ -40,7 +40,7 @@ class Soak:
         """How often each call was cancelled before its end."""
 
     async def run(self, operations: int, *, seed: int = 0, requests: int = 6) -> None:
-        """Do so many operations, then compare all that is cached with a fresh computation."""
+        """Do a number of operations, then compare everything cached with a fresh computation."""
         left = iter(range(operations))
         rngs = [random.Random(f"{seed}:{number}") for number in range(requests)]
         await run_all([self._request(rng, left) for rng in rngs])

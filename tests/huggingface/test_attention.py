@@ -1,4 +1,4 @@
-"""How a batch is covered by attention calls: whatever the cover, results are the same, and it reads little in vain."""
+"""How attention calls cover a batch: results do not depend on the cover, and little is read in vain."""
 
 import pytest
 import torch

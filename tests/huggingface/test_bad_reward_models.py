@@ -1,4 +1,4 @@
-"""What is wrong with a reward model or its input is told with its name and the remedy; nothing scores at random."""
+"""Faults of a reward model or its input are reported with their name and the remedy; nothing scores at random."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ def refused(folder: Folder | str, told: str, **options: Any) -> None:
         ("outcome", "score"),
     ],
 )
-def test_a_missing_head_is_an_error_whether_the_format_is_told_or_named(copy: Any, name: str, tensor: str) -> None:
+def test_a_missing_head_is_an_error_whether_the_format_is_detected_or_named(copy: Any, name: str, tensor: str) -> None:
     folder = drop(copy(name), tensor)
     refused(folder, "no known reward head")
     formats = {"skywork-sharded": "skywork-prm", "skywork": "skywork-prm", "qwen": "qwen2.5-math-prm", "trl": "trl"}
@@ -80,7 +80,7 @@ def test_a_known_name_without_its_head_is_an_error(copy: Any, tmp_path: Folder) 
     refused(folder, "reward head of the format skywork-prm .* is missing")
 
 
-def test_a_head_of_another_shape_is_no_head(copy: Any) -> None:
+def test_a_head_of_another_shape_is_not_a_head(copy: Any) -> None:
     folder = put_on(copy("qwen"), {"score.2.weight": torch.zeros(3, 64), "score.2.bias": torch.zeros(3)})
     refused(folder, "missing from its weights, or has another shape", format="qwen2.5-math-prm")
 
@@ -124,7 +124,7 @@ def test_pickles_are_read_only_where_they_are_trusted(copy: Any) -> None:
     refused(copy("reasonflux-1.5b"), r"reward_head\.pt.*allow_pickles")
 
 
-def test_a_separate_head_in_safetensors_is_no_pickle(copy: Any) -> None:
+def test_a_separate_head_in_safetensors_is_not_a_pickle(copy: Any) -> None:
     folder = copy("reasonflux-1.5b")
     wanted = CASES["reasonflux-1.5b"].rewards(folder, "Mia has 45 apples.", ["45+12=57."])
     save_file(torch.load(folder / "reward_head.pt", weights_only=True), folder / "reward_head.safetensors")
@@ -133,7 +133,7 @@ def test_a_separate_head_in_safetensors_is_no_pickle(copy: Any) -> None:
     assert asyncio.run(model.score(START, [STEP])).rewards == pytest.approx(wanted, abs=1e-5)
 
 
-def test_unknown_formats_and_architectures_are_told(copy: Any) -> None:
+def test_unknown_formats_and_architectures_are_reported(copy: Any) -> None:
     refused(copy("qwen"), "unknown format 'nonsense'; known are skywork-prm", format="nonsense")
     refused(put_on(copy("skywork"), {}, model_type="mamba9"), "no native model of the type 'mamba9'")
 
@@ -177,7 +177,7 @@ def test_a_template_that_cuts_the_problem_is_an_error(copy: Any) -> None:
         asyncio.run(model.score(START, [STEP]))
 
 
-def test_overlong_and_empty_input_is_told(copy: Any) -> None:
+def test_overlong_and_empty_input_is_reported(copy: Any) -> None:
     folder = copy("skywork")
     model = load_verifier(str(folder))
     with pytest.raises(VerifierError, match=r"the context of .*skywork.* is 512.*context="):
@@ -198,14 +198,14 @@ def test_an_overlong_step_leaves_what_was_read_usable(copy: Any) -> None:
     assert asyncio.run(model.score(START, [STEP])).rewards == pytest.approx(first, abs=1e-6)
 
 
-def test_separators_inside_a_step_are_no_further_steps(copy: Any) -> None:
+def test_separators_inside_a_step_are_not_further_steps(copy: Any) -> None:
     model = load_verifier(str(copy("qwen")))
     told = model.explain(START, Step("45<extra_0>+12", "end"))
     assert [name for _, name in told.tokens].count("<extra_0>") == 1
     assert told.read == (len(told.tokens) - 1,)
 
 
-def test_what_is_no_problem_stays_out_of_the_prompt(copy: Any) -> None:
+def test_only_the_problem_is_in_the_prompt(copy: Any) -> None:
     asked = as_prompt([("system", "Be brief."), ("tools", "[]"), ("user", "Mia has 45 apples.")])
     for name in ("qwen", "skywork"):
         model = load_verifier(str(copy(name)), **CASES[name].options)

@@ -1,4 +1,4 @@
-"""A cancelled call, whatever it asks for and whenever it ends, harms no other one and leaves right caches."""
+"""A cancelled call, whatever its kind and whenever it ends, harms no other call and leaves correct caches."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Models:
         return self.writer.generate(path, request)
 
     async def neighbours(self) -> list[list[Any]]:
-        """What others get who are at work meanwhile, on a path of their own."""
+        """The results of concurrent calls on another path."""
         path = Path(as_prompt("Leo has 7 pens and 12 boxes. He buys 3 more, then he sells 2."))
         calls: list[Coroutine[Any, Any, Any]] = [
             self.write(path, 2),
@@ -96,7 +96,7 @@ def models(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> Models:
 
 
 async def cancel_before(passes: int, begin: Begin, models: Models, path: Path) -> tuple[asyncio.Task[Any], list[Any]]:
-    """Cancel a call after so many forward passes of its model; what neighbours get meanwhile."""
+    """Cancel a call after some forward passes of its model; return the results of concurrent calls."""
     loop, used = (
         asyncio.get_running_loop(),
         models.prm.runner if begin is CALLS["a reward model"] else models.writer.runner,
@@ -163,7 +163,7 @@ def test_a_row_that_was_preempted_and_is_cancelled_leaves_no_output_of_another_p
     check_store(model, models.reference)
 
 
-def test_who_cancels_twice_waits_as_well_and_is_told_the_work(models: Models) -> None:
+def test_a_second_cancellation_also_waits_and_gets_the_work(models: Models) -> None:
     """Nothing of a call outlives it, and what it had computed is charged."""
     used, working, go_on = models.writer.runner, threading.Event(), threading.Event()
     step = used.step
@@ -215,7 +215,7 @@ def test_a_fault_of_a_reward_head_is_its_own(models: Models, monkeypatch: pytest
     assert check_store(models.writer, models.reference) > 0
 
 
-def test_each_caller_is_told_its_own_work_by_a_fault_of_the_model(models: Models) -> None:
+def test_a_fault_of_the_model_reports_each_caller_its_own_work(models: Models) -> None:
     used, run, passes, both = models.writer.runner, models.writer.runner._run, itertools.count(), threading.Event()
 
     def breaking(*args: Any) -> Any:
@@ -238,5 +238,5 @@ def test_each_caller_is_told_its_own_work_by_a_fault_of_the_model(models: Models
     computed = [usage.computed for error in errors if (usage := usage_of(error)) is not None]
     assert len(computed) == 2
     assert min(computed) > 0
-    assert sum(computed) > 4 * 16 - 3  # four chunks, in whole or with single tokens beside them
+    assert sum(computed) > 4 * 16 - 3  # four chunks, alone or with single tokens
     assert errors[0] is not errors[1]

@@ -1,4 +1,4 @@
-"""What a model in process reads: template arguments, opened thoughts, begun responses, messages that follow."""
+"""The input of a model in process: template arguments, opened thoughts, begun responses, later messages."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_a_judged_thought_stays_visible_and_is_read_once(
     asyncio.run(judge())
 
 
-def test_special_tokens_are_no_text_but_for_those_that_mark_thoughts(tmp_path: Folder) -> None:
+def test_special_tokens_are_not_text_except_those_that_mark_thoughts(tmp_path: Folder) -> None:
     model: HuggingFaceGenerator = load_generator(str(make_thinker(tmp_path / "model", HARMONY)))
     words = model.vocabulary
     written = "<|channel|>analysis<|message|>So.<|end|><|start|>assistant<|channel|>final<|message|>It is 4."

@@ -1,4 +1,4 @@
-"""Prompts that fill a context and scores that are no numbers: told by the right error, and charged."""
+"""Prompts that fill a context and scores that are not numbers: reported by the correct error, and charged."""
 
 import asyncio
 from dataclasses import replace
@@ -71,7 +71,7 @@ def test_a_head_that_gives_no_number_is_an_error_that_is_charged(load: Any, kind
 
 @pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("how", ["min", "mean", "entropy"])
-def test_a_likelihood_that_is_no_number_is_no_reward_of_one(
+def test_a_likelihood_that_is_not_a_number_is_not_a_reward_of_one(
     load: Any, how: Any, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither Python's `min(1.0, nan)` nor a minimum over tokens hides it."""

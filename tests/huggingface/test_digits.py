@@ -1,4 +1,4 @@
-"""Products in whole numbers: as exact as their bits, alike for every batch, on processors with VNNI and without."""
+"""Integer products: as exact as their bits, the same in every batch, on processors with and without VNNI."""
 
 import copy
 import os
@@ -111,7 +111,7 @@ def test_the_embedded_family_solves_the_same_in_int8() -> None:
     assert texts[0] == texts[1]
 
 
-def test_nothing_is_held_in_more_bits_beside_int8(tmp_path: Folder) -> None:
+def test_int8_layers_keep_no_weights_in_more_bits(tmp_path: Folder) -> None:
     model = load_generator(str(make_causal_lm(tmp_path / "lm")), dtype=INT8)
     layers = [module for module in model.model.modules() if isinstance(module, Int8Linear)]
     assert layers
@@ -122,7 +122,7 @@ def test_nothing_is_held_in_more_bits_beside_int8(tmp_path: Folder) -> None:
         model.model(input_ids=torch.tensor([[1, 2]]))
 
 
-def test_a_model_that_was_left_to_a_runner_which_is_gone_is_loaded_anew(tmp_path: Folder) -> None:
+def test_a_model_whose_runner_is_gone_is_loaded_again(tmp_path: Folder) -> None:
     folder = str(make_causal_lm(tmp_path / "lm"))
     kept = load_generator(folder, dtype=INT8).model
     model, again = load_generator(folder, dtype=INT8), load_generator(folder, dtype=INT8)

@@ -1,4 +1,4 @@
-"""In what models run where nobody says."""
+"""The dtype of models by default."""
 
 import json
 from pathlib import Path as Folder
@@ -74,7 +74,7 @@ def test_small_models_run_in_fp32_on_a_cpu(tmp_path: Folder, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("abilities", "able"), [({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)]
 )
-def test_what_the_processor_multiplies_is_told_by_its_abilities_and_not_by_time(
+def test_what_the_processor_multiplies_is_detected_by_its_abilities_and_not_by_time(
     monkeypatch: pytest.MonkeyPatch, abilities: dict[str, bool], able: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities, raising=False)
@@ -138,7 +138,7 @@ def test_a_body_of_other_dtypes_than_asked_for_is_refused(tmp_path: Folder, monk
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "npu:x"])
-def test_a_device_that_is_not_there_is_told_in_one_line(device: str) -> None:
+def test_a_device_that_is_not_there_is_reported_in_one_line(device: str) -> None:
     with pytest.raises(ConfigurationError, match=f"device '{device}' cannot be used here") as caught:
         loading.choose_device(device)
     assert "\n" not in str(caught.value)
@@ -176,7 +176,7 @@ def test_int8_is_refused_where_most_weights_would_stay_in_more_bits(tmp_path: Fo
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-def test_what_models_run_in_is_told(tmp_path: Folder, dtype: str) -> None:
+def test_what_models_run_in_is_reported(tmp_path: Folder, dtype: str) -> None:
     folder, judge = str(make_causal_lm(tmp_path / "lm")), str(make_prm(tmp_path / "prm"))
     models: list[Any] = [load_generator(folder, dtype=dtype), load_likelihood(folder, dtype=dtype)]
     models += [load_verifier(judge, dtype=dtype), embedded("draft", dtype=dtype)]

@@ -1,4 +1,4 @@
-"""Early exit: what is read is what the rule says of the full model's states, whatever was deferred on the way."""
+"""Early exit: rewards follow the rule on the full model's states, whatever was deferred."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_layers_are_those_of_the_deepest_step_from_each_token_on(prm: Folder, he
 
 
 def test_what_candidates_share_goes_deeper_once(prm: Folder, heads: Heads) -> None:
-    """And whichever of them is chosen goes on from there."""
+    """And the chosen one continues from there."""
     model, deferring_runner = loaded(prm, heads, inf)
     path = Path(as_prompt(QUESTIONS[1]))
     candidates = [step(text) for text in WORDS]
@@ -374,7 +374,7 @@ def distilled(solutions: list[list[tuple[Path, Step]]]) -> tuple[Exits, Readings
         return distilling.distil(str(FOLDER / "prm"), solutions, agreement=0.9), seen[0]
 
 
-def test_what_is_told_of_distilled_exits_is_what_they_do(
+def test_reported_figures_of_distilled_exits_hold(
     solutions: list[list[tuple[Path, Step]]], distilled: tuple[Exits, Readings], tmp_path: Folder
 ) -> None:
     """On the held-out solutions, read by the exits from their file."""
@@ -469,13 +469,13 @@ def test_the_command_writes_a_file_that_loads(
     ("words", "message"),
     [
         (["embedded:prm", "exits.bin"], "name it exits.bin.safetensors"),
-        (["embedded:prm", str(FOLDER / "prm" / "exits.safetensors")], "lies in a checkpoint"),
+        (["embedded:prm", str(FOLDER / "prm" / "exits.safetensors")], "is inside a checkpoint"),
         (["embedded:prm", "nowhere/exits.safetensors"], "does not exist"),
         (["prm:./mine", "exits.safetensors"], "needs --data"),
-        (["embedded,exits=true:prm", "exits.safetensors"], "has exits already"),
-        (["embedded:verifier", "exits.safetensors"], "takes no exits"),
-        (["prm:gguf=./prm.gguf,head=./prm", "exits.safetensors"], "takes no exits"),
-        (["embedded:prm", "exits.safetensors", "--layers", "a,b"], "no list of numbers"),
+        (["embedded,exits=true:prm", "exits.safetensors"], "already has exits"),
+        (["embedded:verifier", "exits.safetensors"], "cannot have exits"),
+        (["prm:gguf=./prm.gguf,head=./prm", "exits.safetensors"], "cannot have exits"),
+        (["embedded:prm", "exits.safetensors", "--layers", "a,b"], "is not a list of numbers"),
         (["embedded:prm", "exits.safetensors", "--data", "none.jsonl"], "none.jsonl"),
         (["embedded:prmm", "exits.safetensors"], "embedded:prmm is unknown"),
         (["embedded:prm", "exits.safetensors", "--threshold", "1.5"], r"in \(0, 1\) \(got 1.5\)"),

@@ -151,7 +151,7 @@ def test_callers_of_all_threads_and_loops_share_forward_passes(checkpoint: Folde
 
     def caller(i: int) -> None:
         barrier.wait()
-        made[i] = written(model, [bare()[i]], 30)[0]  # an event loop of its own
+        made[i] = written(model, [bare()[i]], 30)[0]  # its own event loop
 
     threads = [threading.Thread(target=caller, args=(i,)) for i in range(len(PROMPTS))]
     for thread in threads:

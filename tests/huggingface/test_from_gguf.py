@@ -1,4 +1,4 @@
-"""GGUF files as checkpoints: what llama.cpp computes with the one is what `hf:` computes with the other."""
+"""GGUF files as checkpoints: llama.cpp on the file computes the same as `hf:` on the checkpoint."""
 
 import json
 import sys
@@ -307,7 +307,7 @@ def test_a_tokenizer_that_transformers_reads_otherwise_is_refused(tmp_path: Fold
     assert not (tmp_path / "out").exists()
 
 
-def test_files_that_are_none_are_told(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_files_are_reported(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     file = to_gguf.export(str(FOLDER / "draft"), tmp_path / "draft.gguf")
     whole = file.read_bytes()
     for size in (0, 3, 20, 2000, 100_000, len(whole) - 5000):

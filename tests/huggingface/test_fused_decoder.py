@@ -1,4 +1,4 @@
-"""The fused forward pass: what its model gives, over the same weights, and only where its modules are as expected."""
+"""The fused forward pass: the model's own results on the same weights, and only if its modules are as expected."""
 
 import copy
 import sys

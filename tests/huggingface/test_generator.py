@@ -100,7 +100,7 @@ def test_the_target_in_any_batch_equals_generate(
 
 
 def sampled(decoder: DraftOnly | TargetOnly | RewardGuidedDecoder, questions: list[str], batch: int) -> list[list[int]]:
-    """The ids of answers as their authors sampled them, so many questions side by side."""
+    """The ids of answers as their authors sampled them, several questions at once."""
 
     async def decode(question: str) -> list[int]:
         request, calls, guard = decoder._begin(as_prompt(question), {})
@@ -282,7 +282,7 @@ def test_a_generation_cut_short_is_charged_and_does_not_outlive_its_request(
     assert counted.tokens["model"] == seen
 
 
-def test_ids_beyond_the_tokenizer_are_no_text(tmp_path: Folder) -> None:
+def test_ids_beyond_the_tokenizer_are_not_text(tmp_path: Folder) -> None:
     """Published checkpoints have more rows than their tokenizers have entries."""
     padded = load_generator(str(make_causal_lm(tmp_path / "padded", vocab_size=640)))
     assert len(padded.vocabulary.pieces) == 640

@@ -1,4 +1,4 @@
-"""A rejected draft as the target's guess: the same steps as without, read where they would have been written."""
+"""A rejected draft as the target's guess: the same steps as without, but read instead of written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(model: HuggingFaceGenerator, request: StepRequest, prompt: str = "Mia 
 
 
 def guesses(step: Step, model: HuggingFaceGenerator) -> list[Step]:
-    """Steps that begin as one does, for longer and shorter, and go on otherwise or end."""
+    """Steps that share longer and shorter beginnings with one, and then differ or end."""
     rng, own = random.Random(0), list(step.tokens)
     made = [own, own[:5], [*own[:9], 7, *own[10:]], [7, 8, 9], [*own, *own], []]
     made += [[*own[: rng.randrange(len(own))], *rng.choices(range(3, 200), k=9)] for _ in range(6)]
@@ -59,7 +59,7 @@ def test_guesses_are_read_through_a_window(fused: bool, window: int, monkeypatch
 
 
 def check(model: HuggingFaceGenerator, sampling: Sampling) -> None:
-    """Guesses change nothing, one at a time, side by side, and beside a cancelled one."""
+    """Guesses change nothing, one at a time, concurrently, and with a cancelled one."""
     plain = StepRequest((5,), ROOM, delimiter=None, sampling=sampling)
     wanted = write(model, plain)
     assert wanted.size == ROOM

@@ -1,4 +1,4 @@
-"""Linear layers over copies of their weights: what the layers themselves give, in every layout and for any rows."""
+"""Linear layers over copies of their weights: the layers' own results, in every layout and for any rows."""
 
 import pytest
 import torch

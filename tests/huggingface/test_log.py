@@ -1,4 +1,4 @@
-"""What the in-process models log: what is lost, and where it failed."""
+"""Logs of the in-process models: lost work, and faults with their place."""
 
 from __future__ import annotations
 

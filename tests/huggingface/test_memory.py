@@ -1,4 +1,4 @@
-"""What models take of a memory, told before any is loaded."""
+"""The memory that models need, reported before any is loaded."""
 
 from pathlib import Path as Folder
 from typing import Any
@@ -97,7 +97,7 @@ def test_memory_is_known() -> None:
 
 
 def test_room_is_made_by_candidates_that_were_not_chosen_then_by_what_was_idle_longest() -> None:
-    """One that was passed over and then chosen after all, as after a retry, is no rejected candidate any more."""
+    """One that was first passed over and then chosen, as after a retry, is no longer a rejected candidate."""
     shape = LayerShape(1, 8, 8)
     store, cache = KVStore([shape], torch.float32, CPU, budget=3 * 16 * 4 * 64, context=64), PathCache()
     path = StepPath(as_prompt("question"))

@@ -1,4 +1,4 @@
-"""Sampled tokens: the right law, and nothing but a row's own numbers decides on its token."""
+"""Sampled tokens: the correct law, and only a row's own numbers decide its token."""
 
 import random
 from typing import Any

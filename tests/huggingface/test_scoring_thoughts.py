@@ -1,4 +1,4 @@
-"""What reward models read of responses with thoughts: equal to their cards' own computation, step by step."""
+"""Rewards of responses with thoughts equal the computation on the models' cards, step by step."""
 
 import asyncio
 import copy
@@ -113,7 +113,7 @@ def test_a_marker_alone_cannot_be_scored(model: RewardVerifier) -> None:
     ],
     ids=["field", "markers"],
 )
-def test_a_thought_that_the_prompt_begins_is_gone_on_with(made: Made, model: RewardVerifier, message: Message) -> None:
+def test_a_thought_that_the_prompt_begins_is_continued(made: Made, model: RewardVerifier, message: Message) -> None:
     begun = Path((*as_prompt(QUESTION), message), thinking=Thinking(THINK))
     text_only = Path((*as_prompt(QUESTION), Message("assistant", "She has 45.\n\n")))
     texts = RESPONSES["opened by the template"][1]

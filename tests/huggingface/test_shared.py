@@ -44,7 +44,7 @@ def reward(folder: Folder, ids: list[int]) -> float:
 
 
 def test_a_score_costs_a_head(shared: Folder, counted: Counter) -> None:
-    """Scoring runs the step's last token; writing goes on from what that gave, so nothing is run twice."""
+    """Scoring runs the step's last token; writing continues from its output, so nothing runs twice."""
     writer, judge = load_generator(str(shared)), load_shared(str(shared))
     assert writer.model is judge.runner.model
     counted.watch("model", writer.model)

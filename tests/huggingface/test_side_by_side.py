@@ -1,4 +1,4 @@
-"""The threads of an engine, with models that only take time: who runs beside whom, and that nobody is forgotten."""
+"""The threads of an engine, with models that only take time: which run concurrently, and that none starves."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_most_work_goes_first_and_nobody_waits_for_ever() -> None:
     cheap.pass_seconds, dear.pass_seconds = 0.1, 1.0
 
     def due(threads: int, rows: int) -> Any:
-        """Work for both: so many rows for the cheap one, four for the dear one."""
+        """Work for both: a number of rows for the cheap model, four for the expensive one."""
         engine: Any = Engine(threads)
         engine._queues = {model: _Queue([Work(1)] * count) for model, count in ((cheap, rows), (dear, 4))}  # type: ignore[list-item]
         return engine
@@ -134,7 +134,7 @@ def test_most_work_goes_first_and_nobody_waits_for_ever() -> None:
             engine._queues[cheap].waited += dear.pass_seconds
             passes += 1
         assert 0 < passes < 4 * AGING
-    cheap.threads = 2  # with one that takes all threads nobody runs side by side
+    cheap.threads = 2  # nothing runs concurrently with a model that takes all threads
     assert due(2, 13)._choose() is cheap
 
 

@@ -30,7 +30,7 @@ SPLITTERS: list[Splitter] = [
 
 
 class Pieces:
-    """Tokens of so many bytes each, for a step alone."""
+    """Tokens with the given numbers of bytes, for a step alone."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = pieces
@@ -114,7 +114,7 @@ def test_marks_are_what_steps_cannot_end_without(rule: Splitter | None, marks: t
     assert StepEnd(Pieces([]), frozenset(), rule).marks == marks  # type: ignore[arg-type]
 
 
-def test_a_token_that_ends_the_response_counts_and_is_no_text() -> None:
+def test_a_token_that_ends_the_response_counts_and_is_not_text() -> None:
     step = OpenStep(StepEnd(Pieces([b"So", b""]), frozenset([1]), Delimiter()), 9)  # type: ignore[arg-type]
     assert [step.append(i, 0.0) for i in range(2)] == [False, True]
     assert (step.tokens, step.size, step.sampled, step.ending) == ([0], 2, 2, "end")
@@ -157,7 +157,7 @@ def test_steps_are_the_very_tokens_of_one_call(tmp_path: Folder, rule: Splitter,
 
 @pytest.mark.parametrize("rule", SPLITTERS, ids=repr)
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.9, 0.95)])
-def test_a_step_is_the_same_with_a_guess_in_a_batch_and_beside_a_cancelled_one(
+def test_a_step_is_the_same_with_a_guess_in_a_batch_and_next_to_a_cancelled_one(
     tmp_path: Folder, rule: Splitter, sampling: Sampling
 ) -> None:
     model = load_generator(str(make_causal_lm(tmp_path / "model", 3)))

@@ -1,4 +1,4 @@
-"""RSD in steps over thinking models in process: one text, read token for token alike, thoughts on and off."""
+"""RSD in steps over thinking models in process: one text, read as the same tokens, thoughts on and off."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def halves() -> RewardGuidedDecoder:
     )
 
 
-def test_thought_and_answer_are_told_apart_and_follow_each_other_as_one_text() -> None:
+def test_thought_and_answer_are_distinguished_and_follow_each_other_as_one_text() -> None:
     for question in QUESTIONS:
         result = halves().run(question)
         assert {record.author for record in result.steps} >= {"draft", "target"}

@@ -1,4 +1,4 @@
-"""What models share, used from several threads and event loops at once: loaders, tokenizers, caches, engines."""
+"""Shared objects used from several threads and event loops at once: loaders, tokenizers, caches, engines."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def switching_often() -> Iterator[None]:
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:
-    """Results of works in threads of their own, which begin together."""
+    """Results of work in separate threads, which begin together."""
     results: list[Any] = [None] * len(works)
     barrier = threading.Barrier(len(works))
 

@@ -1,4 +1,4 @@
-"""Checkpoints as GGUF files: llama.cpp computes with them what transformers does, or they are not written."""
+"""Checkpoints as GGUF files: llama.cpp computes the same with them as transformers, or they are not written."""
 
 import json
 import shutil
@@ -110,7 +110,7 @@ def test_the_file_says_all_that_the_checkpoint_does(tmp_path: Folder) -> None:
     assert told["qwen2.rope.scaling.original_context_length"] == 64
 
 
-def test_a_window_that_llama_cpp_has_not_is_the_end_of_the_context(tmp_path: Folder) -> None:
+def test_a_window_that_llama_cpp_lacks_is_the_end_of_the_context(tmp_path: Folder) -> None:
     qwen: dict[str, Any] = {"use_sliding_window": True, "max_window_layers": 1}
     for case, changes in (("mistral", {}), ("qwen2", qwen)):
         folder = make(case, tmp_path / case, **changes | {"sliding_window": 64})
@@ -120,7 +120,7 @@ def test_a_window_that_llama_cpp_has_not_is_the_end_of_the_context(tmp_path: Fol
         assert np.abs(logits(file, ids(70)) - own_logits(folder, ids(70)))[65:].max() > CLOSE
 
 
-def test_rows_without_a_token_and_every_end_are_told(tmp_path: Folder) -> None:
+def test_rows_without_a_token_and_every_end_are_reported(tmp_path: Folder) -> None:
     folder = make("qwen3", tmp_path / "model", vocab_size=600)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 2, 1]}))
     file = export(str(folder), tmp_path / "model.gguf")
@@ -167,7 +167,7 @@ def test_a_language_model_says_nothing_of_rewards(tmp_path: Folder) -> None:
     assert "rsd.prm_format" not in told
 
 
-def test_what_stands_beside_the_language_model_stays_out(tmp_path: Folder) -> None:
+def test_parts_next_to_the_language_model_stay_out(tmp_path: Folder) -> None:
     folder = with_head(make_causal_lm(tmp_path / "shared"))
     rewritten(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))(
         folder
@@ -303,7 +303,7 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], object], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_llama_cpp_has_not_is_refused_and_nothing_is_written(case: str, tmp_path: Folder) -> None:
+def test_features_that_llama_cpp_lacks_are_refused_and_nothing_is_written(case: str, tmp_path: Folder) -> None:
     of, change, told = REFUSED[case]
     folder = make(of, tmp_path / "model")
     change(folder)
@@ -370,7 +370,7 @@ def test_files_stay_and_faults_come_before_the_work(tmp_path: Folder, monkeypatc
     assert {file.name for file in tmp_path.iterdir()} == {"model", "there.gguf"}
 
 
-def test_a_body_without_a_head_is_no_language_model(tmp_path: Folder) -> None:
+def test_a_body_without_a_head_is_not_a_language_model(tmp_path: Folder) -> None:
     folder = make_prm(tmp_path / "prm")
     rewritten(lambda t: t.pop("lm_head.weight", None))(folder)
     assert "output.weight" not in types(export(str(folder), tmp_path / "prm.gguf"))

@@ -100,7 +100,7 @@ def test_only_what_is_new_is_read(prm: Folder) -> None:
     second = asyncio.run(model.score(path.extend(step(WORDS[0])), [step(WORDS[1])])).usage
     assert second.reused == first.prefix
     assert second.computed == second.scored == second.prefix - first.prefix
-    assert first.scored < first.computed  # the prompt is computed once and is no part of the answer
+    assert first.scored < first.computed  # the prompt is computed once and is not part of the answer
 
 
 def test_the_embedded_verifier_reads_incrementally(verifier: HuggingFaceVerifier, questions: list[str]) -> None:
@@ -121,7 +121,7 @@ def test_a_missing_head_is_an_error_and_never_a_random_head(tmp_path: Folder) ->
         load_verifier(str(named))
 
 
-def test_a_language_model_is_no_reward_model(tmp_path: Folder) -> None:
+def test_a_language_model_is_not_a_reward_model(tmp_path: Folder) -> None:
     with pytest.raises(ConfigurationError, match="plain language model"):
         load_verifier(str(make_causal_lm(tmp_path / "lm")))
 

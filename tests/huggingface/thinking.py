@@ -32,7 +32,7 @@ HARMONY = (
     "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
-"""Thought and answer are messages of their own, marked by special tokens; the thought is a field of its own name."""
+"""Thought and answer are separate messages, marked by special tokens; the thought is a field with its own name."""
 PLAIN = (_TURNS + _GENERATION).replace("CONTENT", "m.content").replace("OPENING", "")
 """A model that does not think."""
 

@@ -37,7 +37,7 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 def body_of(name: str, folder: Folder) -> Folder:
-    """The body of a checkpoint in single precision, beside its folder."""
+    """The body of a checkpoint in single precision, next to its folder."""
     file = folder.with_name(f"{folder.name}.gguf")
     return file if file.exists() else to_gguf.export(str(folder), file, format=CASES[name].options.get("format"))
 

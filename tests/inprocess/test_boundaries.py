@@ -43,7 +43,7 @@ def test_each_token_with_a_blank_line_ends_its_step(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["Llama 4", "Mistral tekken", "Qwen2.5"])
 def test_text_behind_the_blank_line_stays_with_the_step_that_was_sampled(name: str) -> None:
-    """It belongs to the token: the next step goes on after it, and no text is read twice or lost."""
+    """It belongs to the token: the next step continues after it, and no text is read twice or lost."""
     vocabulary = ALL[name]()
     word, more = vocabulary.encode("So"), vocabulary.encode(" it is")
     for id_ in range(vocabulary.size):

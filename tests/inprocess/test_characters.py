@@ -1,4 +1,4 @@
-"""A character stays with the step that completes it, wherever a step is cut."""
+"""A character belongs to the step that completes it, wherever a step is cut."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_texts_of_steps_cut_anywhere_are_the_text_of_all_their_ids() -> None:
 
 
 def test_what_was_begun_is_taken_back_where_somebody_else_goes_on() -> None:
-    """Then nothing completes it: the others have read the text without it, and so does who goes on from theirs."""
+    """Then nothing completes it: the others have read the text without it, and so does the model that continues."""
     vocabulary, path = words(), Path(as_prompt("Go on."))
     prompt = vocabulary.ids(path)[0]
     ids = vocabulary.encode("So 🧮")
@@ -141,7 +141,7 @@ def test_an_answer_that_ends_inside_a_character_says_so_once(wild: Folder) -> No
     assert whole.text
 
 
-def test_a_text_that_a_server_cut_inside_a_character_is_written_anew_from_there() -> None:
+def test_a_text_that_a_server_cut_inside_a_character_is_written_again_from_there() -> None:
     from rsd_integrations.openai_compatible.answers import Answer
     from rsd_integrations.openai_compatible.prompts import Prompts
     from rsd_integrations.openai_compatible.request_fields import RequestFields

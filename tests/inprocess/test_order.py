@@ -1,4 +1,4 @@
-"""Calls that wait for an engine are taken oldest request first."""
+"""Calls that wait for an engine are served by the age of their request."""
 
 from __future__ import annotations
 

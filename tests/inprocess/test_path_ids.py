@@ -1,4 +1,4 @@
-"""What a model reads of steps that came as text is the encoding of their whole text, wherever it was cut."""
+"""For steps given as text, a model reads the encoding of their whole text, wherever it was cut."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_texts_without_letters_are_not_read_from_their_beginning_at_every_step(l
     assert max(read) < 40
 
 
-def test_a_line_that_may_begin_a_special_token_is_no_place_to_cut() -> None:
+def test_a_line_that_may_begin_a_special_token_is_not_a_place_to_cut() -> None:
     """The text before one is tokenised as at an end, where GPT-2's way of splitting has another blank line."""
     vocabulary, path, parts = ALL["SmolLM2"](), START, ["It is 12.\n\n<", "|im_start|", "> 5\n\n"]
     for part in parts:
@@ -231,7 +231,7 @@ def make_gpt2_like(folder: Folder) -> Folder:
         "num_attention_heads": 2,
     }
     config = LlamaConfig(vocab_size=len(tokenizer), eos_token_id=0, bos_token_id=None, initializer_range=0.3, **sizes)
-    LlamaForCausalLM(config).save_pretrained(folder)  # transformers has a pattern of its own for Qwen's
+    LlamaForCausalLM(config).save_pretrained(folder)  # transformers has its own pattern for Qwen's
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -273,7 +273,7 @@ def test_a_verifier_reads_what_a_single_pass_over_the_whole_text_reads(tmp_path:
             assert likely == pytest.approx(sum(own) + end, rel=1e-2 if backend == "llama.cpp" else 1e-4)
 
     asyncio.run(score())
-    # Whoever writes the next step goes on from the tokens that it would follow inside a text.
+    # The next step continues from the tokens that it would follow inside a text.
     assert path.parent is not None
     made = asyncio.run(writer.generate(path.parent, StepRequest((0,), 4)))
     assert made.usage.prefix == len(vocabulary.ids(path.parent, goes_on=True)[0])

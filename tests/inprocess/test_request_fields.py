@@ -132,7 +132,7 @@ def test_what_a_model_cannot_honour_is_refused_with_what_it_can(thinker: Thinker
         ({"chat_template_kwargs": {"enable_thinking": float("nan")}}, "chat_template_kwargs: a value is not JSON"),
     ],
 )
-def test_a_field_that_is_none_is_refused(fields: dict[str, Any], told: str) -> None:
+def test_an_invalid_field_is_refused(fields: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         load("embedded:draft").with_fields(fields)
 

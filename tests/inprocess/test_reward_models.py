@@ -106,7 +106,7 @@ def test_only_the_new_step_is_read(made: Made, model: RewardVerifier) -> None:
         second = asyncio.run(model.score(after, [step(STEPS[3])])).usage
     assert second.reused == known
     assert second.computed == second.scored == len(model.explain(after, step(STEPS[3])).tokens) - known
-    assert first.scored < first.computed  # the prompt is computed, and is no part of the answer
+    assert first.scored < first.computed  # the prompt is computed, but is not part of the answer
     assert sum(counts) == first.computed + second.computed
 
 

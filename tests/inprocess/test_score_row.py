@@ -1,4 +1,4 @@
-"""What a read row leaves with its sequence: what the model gave at its end, and nothing else."""
+"""A row leaves with its sequence the model's output at its end, and nothing else."""
 
 from __future__ import annotations
 

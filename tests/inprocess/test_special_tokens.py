@@ -1,4 +1,4 @@
-"""Special tokens are no text, named by the tokenizer's configuration or not, in every backend."""
+"""Special tokens are not text, named by the tokenizer's configuration or not, in every backend."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def vocabularies(folder: Folder) -> dict[str, Vocabulary]:
 
 
 @pytest.mark.parametrize("backend", ["transformers", "without transformers", "llama.cpp", "back from llama.cpp"])
-def test_special_tokens_are_no_text_in_any_backend(folder: Folder, backend: str) -> None:
+def test_special_tokens_are_not_text_in_any_backend(folder: Folder, backend: str) -> None:
     vocabulary = vocabularies(folder)[backend]
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     assert not {tokenizer.convert_tokens_to_ids(name) for name in UNNAMED} & set(tokenizer.all_special_ids)
@@ -91,7 +91,7 @@ def test_marks_of_thoughts_are_text_only_for_those_who_think_with_them(folder: F
 @pytest.mark.parametrize(
     ("name", "tokens"), [("Gemma 3", ["<start_of_turn>", "<end_of_turn>"]), ("SmolLM2", ["<repo_name>"])]
 )
-def test_those_of_published_vocabularies_are_no_text(name: str, tokens: list[str]) -> None:
+def test_those_of_published_vocabularies_are_not_text(name: str, tokens: list[str]) -> None:
     vocabulary = ALL[name]()
     for token in tokens:
         (id_,) = vocabulary.encode(token)
@@ -100,7 +100,7 @@ def test_those_of_published_vocabularies_are_no_text(name: str, tokens: list[str
 
 
 @pytest.mark.parametrize("backend", ["transformers", "llama.cpp"])
-def test_marks_of_one_request_are_no_text_of_another(folder: Folder, backend: str) -> None:
+def test_markers_of_one_request_are_not_text_in_another(folder: Folder, backend: str) -> None:
     """A user's own markers make text of special tokens, for the paths that they belong to and for no others."""
     vocabulary = vocabularies(folder)[backend]
     ids, mine = vocabulary.encode("<|channel|>analysis<|message|>So."), Thinking(MARKERS["harmony"])

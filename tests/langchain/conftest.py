@@ -1,4 +1,4 @@
-"""What reports tell of LangChain's standard tests: the version, and for skips our reason along with the suite's."""
+"""Reports on LangChain's standard tests: the version, and for skips our reason along with the suite's."""
 
 from __future__ import annotations
 

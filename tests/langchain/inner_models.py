@@ -120,7 +120,7 @@ class CarefulModel(BaseChatModel):
 
 
 class HurriedModel(CarefulModel):
-    """Answers alike, but goes wrong on about every fifth question. Its asynchronous face is its own."""
+    """Answers in the same way, but goes wrong on about every fifth question. It has its own asynchronous methods."""
 
     model_name: str = "hurried"
 

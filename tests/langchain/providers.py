@@ -560,7 +560,7 @@ _STREAM_TYPES: dict[Api, str] = {"ollama": "application/x-ndjson", "ollama-text"
 
 
 def goes_on(whole: str) -> Answer:
-    """Writes `whole`; an answer that was begun with a part of it is gone on with."""
+    """Writes `whole`, and continues an answer that was begun with a part of it."""
 
     def answer(asked: Asked) -> str:
         begun = asked.beginning
@@ -575,7 +575,7 @@ def echoes(answer: Answer) -> Answer:
 
 
 def restarts(whole: str) -> Answer:
-    """Begins anew whatever was begun: the last message is one of the conversation."""
+    """Restarts every begun answer: the last message is part of the conversation."""
     return lambda _: whole
 
 
@@ -630,7 +630,7 @@ def chat_google(served: Provider, **options: Any) -> BaseChatModel:
 
 
 def chat_bedrock(served: Provider, **options: Any) -> BaseChatModel:
-    """`ChatBedrockConverse`, with credentials of its own: none of the machine are looked for."""
+    """`ChatBedrockConverse`, with its own credentials: the machine's are not looked up."""
     from botocore.config import Config
     from langchain_aws import ChatBedrockConverse
 
@@ -697,6 +697,6 @@ CHATS: dict[str, Callable[..., BaseChatModel]] = {
     "ChatDeepSeek": chat_deepseek,
     "ChatOllama": chat_ollama,
 }
-"""Each chat class, made for a provider and with further options of its own."""
+"""Each chat class, made for a provider and with further options."""
 LLMS: dict[str, Callable[..., BaseLLM]] = {"OpenAI": openai_llm, "OllamaLLM": ollama_llm}
 """The same for LLMs."""

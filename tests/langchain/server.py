@@ -62,7 +62,7 @@ class Server:
 
 @contextmanager
 def serving(name: str) -> Iterator[Server]:
-    """An embedded model behind a port of the loopback interface, in a copy of its own."""
+    """A copy of an embedded model behind a port of the loopback interface."""
     server = Server(name)
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""What LangChain's standard tests are told of `ChatRSD`: its abilities, as its own profile declares them."""
+"""The abilities of `ChatRSD` for LangChain's standard tests, as its own profile declares them."""
 
 from __future__ import annotations
 

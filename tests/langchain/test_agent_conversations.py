@@ -1,4 +1,4 @@
-"""The benchmark of agents that act, in small; and that it would find what it looks for."""
+"""A small run of the benchmark of agents, and that it detects what it should."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_nothing_is_executed_that_should_not_be(variant: str) -> None:
 
 
 class Naive(AgentMiddleware[Any, Any]):
-    """Keeps every draft, and takes its message to be thrice as long."""
+    """Keeps every draft, and overestimates its message threefold."""
 
     def __init__(self, draft: Any, *_: Any, **__: Any) -> None:
         super().__init__()

@@ -122,7 +122,7 @@ class Weather(BaseModel):
     rain: bool
 
 
-def test_structured_output_of_an_agent_is_drafted_as_well() -> None:
+def test_structured_output_of_an_agent_is_drafted_too() -> None:
     def answer(rain: str) -> AIMessage:
         return AIMessage("", tool_calls=[{"name": "Weather", "args": {"rain": rain}, "id": "c"}])
 
@@ -134,7 +134,7 @@ def test_structured_output_of_an_agent_is_drafted_as_well() -> None:
 
 
 class Flaky:
-    """Fails so many times, then answers."""
+    """Fails a number of times, then answers."""
 
     def __init__(self, failures: int, answer: str = "fine") -> None:
         self.failures, self.answer, self.asked = failures, answer, 0
@@ -197,7 +197,7 @@ def test_a_fallback_after_rsd_takes_the_drafts_place_too() -> None:
     assert state["messages"][-1].text == "spare"
 
 
-def test_an_interrupt_is_no_fault_of_a_model() -> None:
+def test_an_interrupt_is_not_a_fault_of_a_model() -> None:
     def asks(messages: list[BaseMessage], _: Any) -> str:
         return f"the user said {interrupt('really?')}"
 

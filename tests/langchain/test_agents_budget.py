@@ -1,4 +1,4 @@
-"""Budgets of agents by run and thread, over checkpoints, interrupts, retries and branches; what records tell."""
+"""Budgets of agents by run and thread, with checkpoints, interrupts, retries and branches; and their records."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.langchain.providers import CHATS, Call, Provider, Reply, provider
 
 
 def question() -> Any:
-    """A message of its own each time, since LangGraph gives it an id."""
+    """A new message each time, since LangGraph gives it an id."""
     return {"messages": [HumanMessage("How are the seats?")]}
 
 
@@ -51,7 +51,7 @@ def look(row: int = 0) -> str:
 
 
 def looking(times: int, **options: Any) -> Inner:
-    """A model that looks at so many rows, and then answers; it reads 10 tokens and writes 1 each time."""
+    """A model that looks at a number of rows, then answers; it reads 10 tokens and writes 1 each time."""
 
     def answer(said: list[Any], _: Any) -> AIMessage | str:
         since = len(said) - 1 - max(i for i, one in enumerate(said) if isinstance(one, HumanMessage))
@@ -232,7 +232,7 @@ def test_branches_add_up_and_subgraphs_do_not_count_twice() -> None:
 
 
 class Failing:
-    """Fails so many times."""
+    """Fails a number of times."""
 
     def __init__(self, times: int) -> None:
         self.times = itertools.count(-times)
@@ -241,7 +241,7 @@ class Failing:
         return ConnectionError("down") if next(self.times) < 0 else "fine"
 
 
-def test_what_failed_and_was_tried_again_is_on_the_bill() -> None:
+def test_what_failed_and_was_retried_is_on_the_bill() -> None:
     rsd = RSDMiddleware(always("BAD"), lambda *_: 0.0)
     retry = ModelRetryMiddleware(max_retries=3, initial_delay=0.0, jitter=False)
     agent = agent_of(rsd, Inner(answer=Failing(2)), retry)

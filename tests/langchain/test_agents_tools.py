@@ -1,4 +1,4 @@
-"""Agents that decide by risk: policies per tool, and drafts that are never executed as they are."""
+"""Agents that decide by risk: policies per tool, and drafts that are never executed."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_tools_are_known_by_the_names_that_models_call_them_by() -> None:
     assert list(tools_of(request)) == ["search", "f", "g", "h", "web_search_preview", "google_search", "Answer"]
 
 
-def test_a_misspelled_tool_is_told_once() -> None:
+def test_a_misspelled_tool_is_reported_once() -> None:
     rsd = RSDMiddleware(once("hello"), Judge(1.0), tool_policies={"transfer_mony": "always_target"})
     agent = create_agent(once("no"), TOOLS, middleware=[rsd])
     with pytest.warns(UserWarning, match="did you mean 'transfer_money'"):
@@ -211,7 +211,7 @@ def test_a_misspelled_tool_is_told_once() -> None:
     agent.invoke(QUESTION)  # a second warning would be an error
 
 
-def test_retries_draft_a_call_anew() -> None:
+def test_retries_draft_a_call_again() -> None:
     drafts = iter([calls("send_email", to="wrong"), calls("send_email", to="right")])
     draft = Inner(answer=lambda said, _: "done" if isinstance(said[-1], ToolMessage) else next(drafts))
     rsd = RSDMiddleware(
@@ -317,7 +317,7 @@ def test_a_draft_that_cannot_be_read_is_never_kept(
     assert executed == [("transfer_money", 1000)]
 
 
-@pytest.mark.parametrize("arguments", UNREADABLE)  # of an array, these classes make an error of their own
+@pytest.mark.parametrize("arguments", UNREADABLE)  # for an array, these classes raise their own error
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["ChatOpenAI", "ChatDeepSeek"])
 def test_a_call_of_the_target_that_cannot_be_read_is_not_executed(

@@ -1,4 +1,4 @@
-"""What traces and streams show of an agent with RSD, and which models and names it takes."""
+"""Traces and streams of an agent with RSD, and the models and names that it accepts."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_name_as_langchain_users_write_it(served: Provider, monkeypatch: pytes
         (lambda: RSDMiddleware(init_chat_model(configurable_fields="any"), good), "bind its tools"),  # type: ignore[arg-type]
     ],
 )
-def test_what_is_no_draft_is_refused_with_the_reason(make: Any, what: str) -> None:
+def test_an_invalid_draft_is_refused_with_the_reason(make: Any, what: str) -> None:
     with pytest.raises(ConfigurationError, match=what):
         make()
 
@@ -253,7 +253,7 @@ def test_what_is_for_one_provider_goes_behind(served: Provider) -> None:
     assert "cache_control" not in str(served.asked[-2].body)
 
 
-def test_a_draft_with_a_wrong_key_is_told(served: Provider) -> None:
+def test_a_draft_with_a_wrong_key_is_reported(served: Provider) -> None:
     served.answers_by(lambda asked: Reply("a wrong key", status=401) if asked.model == "cheap" else "fine")
     rsd = RSDMiddleware(CHATS["ChatOpenAI"](served, model="cheap"), good)
     agent = create_agent(CHATS["ChatOpenAI"](served, model="strong"), [], middleware=[rsd])

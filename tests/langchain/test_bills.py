@@ -1,4 +1,4 @@
-"""Usage is that of the answer's own call, and the bill holds everything, however RSD is called."""
+"""Usage is that of the answer's own call, and the bill contains everything, however RSD is called."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def served() -> Iterator[Provider]:
 
 
 def play(asked: Asked) -> Reply:
-    """A drafter whose answers are bad, a judge who says so, and a target: each with tokens of its own."""
+    """A drafter whose answers are bad, a judge who says so, and a target: each with its own tokens."""
     return {
         "cheap": Reply("a BAD draft", read=100, wrote=10),
         "judge": Reply("Score: 0", read=400, wrote=3),
@@ -245,7 +245,7 @@ def test_counters_given_with_a_call_hear_of_traced_inner_models(served: Provider
 
 
 def test_an_agents_context_is_summarised_when_it_is_long_and_not_when_much_was_paid(served: Provider) -> None:
-    summary = Inner(answer=lambda *_: "They talked.", provider="openai")  # it reads usage of its own provider alone
+    summary = Inner(answer=lambda *_: "They talked.", provider="openai")  # it only reads usage of its own provider
     # Each turn is 108 tokens long, and 621 were read and written for it.
     for limit, expected in ((600, False), (100, True)):
         middleware: Any = SummarizationMiddleware(model=summary, trigger=("tokens", limit), keep=("messages", 1))

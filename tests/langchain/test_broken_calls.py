@@ -1,4 +1,4 @@
-"""Calls that are no calls: cut, broken and empty ones never run, whatever way the message takes."""
+"""Invalid calls: truncated, broken and empty ones never run, whatever way the message takes."""
 
 import asyncio
 import json
@@ -281,7 +281,7 @@ def test_an_event_stream_that_sees_inner_calls_completes_none_of_them(served: Pr
 
 
 @pytest.mark.parametrize("name", ["ChatOpenAI", "ChatAnthropic", "ChatGoogleGenerativeAI"])
-def test_what_a_filter_cut_is_no_call(served: Provider, name: str) -> None:
+def test_a_call_cut_by_a_filter_is_not_a_call(served: Provider, name: str) -> None:
     served.answers(Reply("I pay.", reason="filter", calls=(Call("transfer_money", '{"amount": 100}'),)))
     message = rsd(served, name).invoke("q")
     assert message.tool_calls == []
@@ -397,7 +397,7 @@ def test_a_failed_call_that_was_answered_is_a_call_of_the_history() -> None:
     assert answer.extra["tool_call_id"] == "call_1"
 
 
-def test_a_targets_broken_call_is_told_and_not_lost(served: Provider) -> None:
+def test_a_targets_broken_call_is_reported_and_not_lost(served: Provider) -> None:
     served.answers(Reply(reason="length", calls=(Call("transfer_money", '{"amount": 100'),)))
     target = LangChainTarget(model(served))
     generation = wait_for(target.generate(Path(as_prompt([HumanMessage("q")])), StepRequest((0,), delimiter=None)))
@@ -420,7 +420,7 @@ def test_a_conversation_goes_on_after_a_call_that_was_cut(served: Provider, name
             rsd(served, name, kind=kind).invoke(asked, tools=[convert_to_openai_tool(transfer_money)])
             sent = json.dumps(served.sent)
             assert "call_1" not in sent
-            assert "{bad" in sent or name == "ChatMistralAI"  # whose class sends no text beside calls
+            assert "{bad" in sent or name == "ChatMistralAI"  # whose class sends no text with calls
             assert json.dumps(5) in sent  # the call that was answered is one still
         assert failed.invalid_tool_calls[0]["id"] == "call_1"
 

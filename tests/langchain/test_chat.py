@@ -195,7 +195,7 @@ def test_callbacks_hear_of_a_step_before_the_consumer() -> None:
     told = heard.copy()
     heard.clear()
     stream: Any = chat().stream_events("q", version="v3", config={"callbacks": [Listener()]})
-    for i, delta in enumerate(stream.text):  # here nobody but the model tells callbacks
+    for i, delta in enumerate(stream.text):  # here only the model tells callbacks
         assert heard[i] == delta
     assert heard == told
     heard.clear()
@@ -239,7 +239,7 @@ def test_messages_keep_their_roles() -> None:
     )
 
 
-def test_what_models_of_text_would_not_see_is_refused() -> None:
+def test_content_that_text_models_would_not_see_is_refused() -> None:
     image = HumanMessage([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}])
     with pytest.raises(ValueError, match=r"image_url.*turn"):
         chat().invoke([image])

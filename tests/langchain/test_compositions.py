@@ -1,4 +1,4 @@
-"""Whatever LangChain puts around a model plays a role as the model does, or is refused with the reason."""
+"""Wrapped LangChain models play a role like the model itself, or are refused with the reason."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_retries_and_fallbacks_do_what_they_are_for(served: Provider) -> None:
     assert [asked.api for asked in served.asked] == ["chat", "chat", "anthropic"]
 
 
-def test_fields_of_a_call_go_before_what_is_bound(served: Provider) -> None:
+def test_fields_of_a_call_take_precedence_over_what_is_bound(served: Provider) -> None:
     model = chat_openai(served).bind(temperature=1, top_p=0.5)
     ChatRSD(draft=model, target=always("no"), verifier=good, temperature=0.25).invoke("q")
     assert (served.sent["temperature"], served.sent["top_p"]) == (0.25, 0.5)
@@ -189,10 +189,10 @@ def test_what_a_call_configures_reaches_the_models_inside(kind: Any, face: str, 
     model = kind(draft=configurable(served), target=always("no"), verifier=good, granularity="turn")
     for which, api in (("claude", "anthropic"), ("openai", "chat"), ("claude", "anthropic")):
         assert FACES[face](model, {"configurable": {"which": which}}) == api
-        assert FACES[face](model, {}) == "chat"  # what one call configures is no other's
+        assert FACES[face](model, {}) == "chat"  # a call's configuration does not affect others
 
 
-def test_a_judge_and_a_target_are_configured_as_well(served: Provider) -> None:
+def test_a_judge_and_a_target_are_configured_too(served: Provider) -> None:
     served.answers_by(lambda asked: "Score: 0" if "rate" in str(asked.messages).lower() else asked.api)
     model = ChatRSD(draft=always("x"), target=configurable(served), verifier=LangChainJudge(configurable(served)))
     assert model.invoke("q", {"configurable": {"which": "claude"}}).text == "anthropic"
@@ -229,7 +229,7 @@ def test_a_cache_tells_configurations_apart(served: Provider) -> None:
     assert len(served.asked) == 2
 
 
-def test_a_configured_class_that_refuses_a_field_is_told_of(served: Provider) -> None:
+def test_a_configured_class_that_refuses_a_field_is_reported(served: Provider) -> None:
     role = LangChainDrafter(configurable(served), sends=["seed"])
     model = ChatRSD(draft=role, target=always("no"), verifier=good)
     assert model.invoke("q").text == "fine"
@@ -310,7 +310,7 @@ def test_what_is_around_a_model_pickles_along(served: Provider) -> None:
     again = pickle.loads(pickle.dumps(role))
     assert (again.name, again.sends, again.role) == ("both", ("max_tokens",), "target")
     assert again.fingerprint == role.fingerprint
-    again.with_fields({"reasoning_effort": "low"})  # copies that are kept are no part of a pickle
+    again.with_fields({"reasoning_effort": "low"})  # cached copies are not part of a pickle
     assert pickle.loads(pickle.dumps(again)).fingerprint == role.fingerprint
     served.answers(Reply("busy", status=500), Reply("busy", status=500), Reply("busy", status=500), "fine")
     assert ChatRSD(draft=always("BAD"), target=again, verifier=good).invoke("q").text == "fine"

@@ -1,4 +1,4 @@
-"""What counts exactly: tokens of a call, whose option wins, where a text is cut, what caches tell apart."""
+"""Exact counts and precedence: tokens of a call, options, cuts of a text, and cache keys."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ def test_a_cache_never_holds_more_than_was_read() -> None:
     assert (usage.prefix, usage.reused, usage.computed, usage.generated) == (10, 10, 2, 2)
 
 
-def test_where_nothing_is_told_both_sides_are_estimated() -> None:
+def test_where_nothing_is_reported_both_sides_are_estimated() -> None:
     usage = usage_of_reply("y" * 36, "x" * 396, 0.5)
     assert (usage.prefix, usage.generated, usage.computed, usage.reused) == (100, 10, 110, 0)
     assert usage.seconds == 0.5
@@ -98,7 +98,7 @@ def test_a_text_is_cut_in_the_block_that_holds_the_stop_string() -> None:
     assert _cut(reply, ["other"]) is reply
 
 
-def test_calls_that_are_no_json_come_through_beside_the_others() -> None:
+def test_calls_that_are_not_json_come_through_with_the_others() -> None:
     broken: Any = {"name": "add", "args": "not json", "id": "c2", "error": None, "type": "invalid_tool_call"}
     chunks = _as_chunks(AIMessage("", tool_calls=[CALL], invalid_tool_calls=[broken]), {})
     merged = cast("AIMessageChunk", merge_chat_generation_chunks(chunks).message)  # type: ignore[union-attr]
@@ -140,7 +140,7 @@ def asked_of(role: LangChainDrafter, seed: int = 3) -> dict[str, Any]:
     return options
 
 
-def test_what_is_sent_of_a_request_goes_before_a_roles_own_options() -> None:
+def test_what_is_sent_of_a_request_takes_precedence_over_a_roles_own_options() -> None:
     role = LangChainDrafter(always("x"), options={"max_tokens": 7, "top_k": 1}, sends=["max_tokens"])
     assert asked_of(role) == {"max_tokens": 50, "top_k": 1}
 
@@ -151,7 +151,7 @@ def test_servers_get_seeds_that_they_can_read() -> None:
     assert 0 <= asked_of(LangChainDrafter(always("x"), sends=["seed"]), seed=2**63 - 1)["seed"] < 2**31
 
 
-def test_a_roles_own_sends_stay_beside_those_of_the_adapter() -> None:
+def test_a_roles_own_sends_stay_next_to_those_of_the_adapter() -> None:
     draft = always("x")
     ChatRSD(draft=LangChainDrafter(draft, sends=["seed"]), target=always("t"), verifier=good, temperature=0.4).invoke(
         "q"
@@ -159,7 +159,7 @@ def test_a_roles_own_sends_stay_beside_those_of_the_adapter() -> None:
     assert set(draft.asked[-1][1]) == {"seed", "temperature"}
 
 
-def test_a_calls_own_body_goes_before_the_models() -> None:
+def test_a_calls_own_body_takes_precedence_over_the_models() -> None:
     class WithBody(Inner):
         extra_body: Any = None
 
@@ -171,7 +171,7 @@ def test_a_calls_own_body_goes_before_the_models() -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_batch_of_the_runnable_runs_so_many_at_once(asynchronous: bool) -> None:
+def test_a_batch_of_the_runnable_has_limited_concurrency(asynchronous: bool) -> None:
     running = most = 0
 
     class Counting(ScriptedTarget):

@@ -1,4 +1,4 @@
-"""Policies and decoders as text, in everything that LangChain sees of RSD."""
+"""Policies and decoders as text, in all LangChain interfaces of RSD."""
 
 import asyncio
 import pickle
@@ -25,7 +25,7 @@ FACES = (ChatRSD, RSDRunnable)
 
 
 class Lenient(WeightingPolicy):
-    """A policy of one's own."""
+    """A custom policy."""
 
     kind: Literal["lenient"] = "lenient"
 
@@ -34,7 +34,7 @@ class Lenient(WeightingPolicy):
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_a_policy_of_ones_own_behind_every_face(face: type[Any]) -> None:
+def test_a_custom_policy_behind_every_interface(face: type[Any]) -> None:
     for policy, authors in ((Lenient(), "ddd"), (FirstSteps(n=1, then=Lenient()), "tdd")):
         model = face(**SPECS, policy=policy)
         assert model.policy is policy
@@ -57,7 +57,7 @@ def test_a_policy_of_ones_own_behind_every_face(face: type[Any]) -> None:
         (None, RewardGuidedDecoder, set(SPECS.values())),
     ],
 )
-def test_a_decoder_as_text_is_made_of_the_models_beside_it(
+def test_a_decoder_as_text_is_made_of_the_models_next_to_it(
     face: type[Any], decoder: Any, kind: type[Any], loaded: set[str]
 ) -> None:
     model = face(**SPECS, decoder=decoder, seed=3, max_tokens=70, settings={"limits": {"max_steps": 9}})
@@ -117,7 +117,7 @@ def test_a_wrong_decoder_is_refused_before_anything_is_loaded(
         face(**fields)
 
 
-def test_a_ready_decoder_checks_the_fields_beside_it_at_once() -> None:
+def test_a_ready_decoder_checks_the_fields_next_to_it_at_once() -> None:
     class Sampling(TargetOnly):
         def with_settings(self, settings: Settings) -> "Sampling":
             if settings.temperature == 0:

@@ -1,4 +1,4 @@
-"""Errors, time-outs and signals leave RSD as callers know them: with fallbacks, retries and graphs around it."""
+"""Errors, timeouts and signals leave RSD as callers expect them, with fallbacks, retries and graphs around it."""
 
 import asyncio
 import pickle
@@ -149,7 +149,7 @@ def test_an_error_whose_type_has_no_subclasses_is_raised_itself_with_the_partial
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-def test_wrong_arguments_are_not_tried_again(retries: int) -> None:
+def test_wrong_arguments_are_not_retried(retries: int) -> None:
     asked = []
 
     def breaks(_: Any) -> Any:
@@ -161,7 +161,7 @@ def test_wrong_arguments_are_not_tried_again(retries: int) -> None:
     assert len(asked) == 1
 
 
-def test_a_drafter_that_cannot_work_is_told_of_at_once_and_not_asked_at_each_step(served: Provider) -> None:
+def test_a_drafter_that_cannot_work_is_reported_at_once_and_not_asked_at_each_step(served: Provider) -> None:
     served.answers_by(
         lambda asked: (
             Reply("no key", status=401)
@@ -191,7 +191,7 @@ def test_a_drafter_that_cannot_work_is_told_of_at_once_and_not_asked_at_each_ste
 @pytest.mark.parametrize(
     ("status", "passes"), [(400, False), (401, False), (404, False), (408, True), (429, True), (503, True)]
 )
-def test_what_may_pass_is_told_by_the_status(status: int, passes: bool) -> None:
+def test_temporary_errors_are_recognised_by_status(status: int, passes: bool) -> None:
     class TheirError(Exception):
         status_code = status
 
@@ -325,7 +325,7 @@ def test_an_interrupt_passes_through_every_role_and_is_resumed(
     assert answer == ("fine" if "verifier" in ROLES[role] else "the user said yes")
 
 
-def test_an_interrupt_is_no_failed_call_of_the_role() -> None:
+def test_an_interrupt_is_not_a_failed_call_of_the_role() -> None:
     model = rsd(always("t"), draft=Inner(answer=asks))
     graph = StateGraph(MessagesState).add_node("ask", lambda state: {"messages": [model.invoke(state["messages"])]})
     built: Any = graph.add_edge(START, "ask").add_edge("ask", END).compile(checkpointer=InMemorySaver())

@@ -1,4 +1,4 @@
-"""What goes wrong inside LangChain models and functions: nothing hangs, nothing paid is lost, nothing works on."""
+"""Faults inside LangChain models and functions: nothing hangs, no paid work is lost, nothing continues."""
 
 import asyncio
 import logging
@@ -133,7 +133,7 @@ def test_a_failed_candidate_leaves_the_others_charged(failure: Any, on_loop: Cal
     assert usage.generated == (8 if isinstance(failure, Exception) else 12)
 
 
-def test_a_reply_that_is_no_message_is_an_error_that_names_the_model_and_charges_what_was_read() -> None:
+def test_a_reply_that_is_not_a_message_is_an_error_that_names_the_model_and_charges_what_was_read() -> None:
     drafter = LangChainDrafter(RunnableLambda(lambda _: b"bytes"), name="mine")
     with pytest.raises(RunError, match=r"mine answered with b'bytes', which is neither a message nor a text") as caught:
         wait_for(drafter.generate(Path(as_prompt("x" * 400)), StepRequest(seeds=(1,), delimiter=None)))
@@ -172,7 +172,7 @@ def test_a_draft_that_the_agent_cannot_parse_is_paid(asynchronous: bool) -> None
 
 
 class Slow(BaseChatModel):
-    """Answers late, and has no asynchronous face of its own."""
+    """Answers late, and has no asynchronous methods of its own."""
 
     answer: str = "late"
 
@@ -186,7 +186,7 @@ class Slow(BaseChatModel):
 
 
 class SlowText(LLM):
-    """The commonest LLM of one's own: one blocking method."""
+    """The most common custom LLM: one blocking method."""
 
     @property
     def _llm_type(self) -> str:
@@ -397,7 +397,7 @@ def test_a_fake_whose_messages_are_used_up_is_an_error_and_no_hang() -> None:
 
 
 def test_an_exit_on_the_callers_own_loop_ends_that_loop_and_no_other() -> None:
-    # LangChain runs asynchronous faces as tasks of their own, which hand an exit to the loop. Ctrl-C is one, too.
+    # LangChain runs asynchronous methods as separate tasks, which hand an exit to the loop. Ctrl-C is one, too.
     class Native(Leaving):
         async def _agenerate(self, *_: Any, **__: Any) -> Any:
             raise self.raises
@@ -529,7 +529,7 @@ def test_an_error_that_no_provider_caused_is_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("kind", [ChatRSD, RSDRunnable, RSDLLM])
-def test_a_drafter_that_never_works_is_told_once_over_all_calls(kind: Any) -> None:
+def test_a_drafter_that_never_works_is_reported_once_over_all_calls(kind: Any) -> None:
     broken = always(ConnectionError("401"))
     options: dict[str, Any] = {"draft": broken, "target": always("fine"), "verifier": good}
     if kind is RSDLLM:  # a text model's prompt reaches chat models as well
@@ -543,7 +543,7 @@ def test_a_drafter_that_never_works_is_told_once_over_all_calls(kind: Any) -> No
         model.invoke("q")  # another warning would be an error here
 
 
-def test_an_agents_draft_that_never_works_is_told_once_over_all_turns() -> None:
+def test_an_agents_draft_that_never_works_is_reported_once_over_all_turns() -> None:
     rsd = RSDMiddleware(always(ConnectionError("401")), good)
     agent: Any = create_agent(always("fine"), [], middleware=[rsd])
     question: Any = {"messages": [HumanMessage("q")]}

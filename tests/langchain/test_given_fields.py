@@ -1,4 +1,4 @@
-"""First mistakes of people who are new to it: forgotten roles, names in the wrong place, and what errors show."""
+"""Typical beginners' mistakes: forgotten roles, names in the wrong place, and the texts of errors."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def test_no_embedded_model_stands_in_for_a_role_that_was_forgotten(
 )
 def test_what_no_decoder_asks_may_be_left_out(face: Any, given: dict[str, Any]) -> None:
     made = face(**given)
-    assert made.with_options({"temperature": 0.5}).temperature == 0.5  # made anew of all of its fields
+    assert made.with_options({"temperature": 0.5}).temperature == 0.5  # rebuilt from all of its fields
 
 
 @pytest.mark.parametrize("face", FACES)
@@ -71,7 +71,7 @@ def test_what_no_decoder_asks_may_be_left_out(face: Any, given: dict[str, Any]) 
         ("nothing_like_it", ", draft, target, verifier, "),
     ],
 )
-def test_an_unknown_name_is_told_where_it_belongs(face: Any, name: str, told: str) -> None:
+def test_an_unknown_name_is_refused_with_its_correct_place(face: Any, name: str, told: str) -> None:
     with pytest.raises(ValidationError) as caught:
         face(**{name: "sk-1"})
     assert f"{name} is not a field of {face.__name__}" in str(caught.value)
@@ -101,7 +101,7 @@ def test_an_object_that_cannot_play_a_role_is_shown_by_its_class_alone() -> None
         assert "sk-1" not in str(caught.value)
 
 
-def test_names_for_init_chat_model_are_told_in_the_form_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_for_init_chat_model_are_reported_in_the_form_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=r"such as init_chat_model\('openai:gpt-5'\)"):
         LangChainTarget("openai:gpt-5")  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="Did you mean 'openai:gpt-5-nano'"):

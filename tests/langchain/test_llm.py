@@ -151,7 +151,7 @@ def test_a_failed_answer_gets_into_no_cache_and_a_good_one_does() -> None:
     assert source.asked == asked + 1
 
 
-def test_a_batch_is_one_generate_decoded_side_by_side_at_most_so_many_at_once() -> None:
+def test_a_batch_is_one_generate_decoded_with_limited_concurrency() -> None:
     running = most = calls = 0
 
     class Target(ScriptedTarget):

@@ -1,4 +1,4 @@
-"""While models decode, the event loop stays free."""
+"""The event loop stays free while models decode."""
 
 import asyncio
 import time

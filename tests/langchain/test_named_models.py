@@ -118,7 +118,7 @@ def test_errors_suggest_the_nearest_form(name: str, told: str) -> None:
             ChatRSD(thoughts={field: name})
 
 
-def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ValueError, match="OPENAI_API_KEY"):
         ChatRSD(draft="openai:gpt-5-nano")

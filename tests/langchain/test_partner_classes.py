@@ -1,4 +1,4 @@
-"""What is asked of LangChain's partner classes: the table of their fields held to the requests that they send."""
+"""Requests of LangChain's partner classes: the table of their fields against the requests that they send."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_reasoning_model_that_does_not_think_is_like_others(served: Provider) 
     assert (served.sent["temperature"], served.sent["reasoning_effort"]) == (0.5, "none")
 
 
-def test_who_has_no_seed_is_told_once(served: Provider) -> None:
+def test_who_has_no_seed_is_reported_once(served: Provider) -> None:
     inner = CHATS["ChatAnthropic"](served)
     with pytest.warns(UserWarning, match="the seed is not sent to ChatAnthropic 'claude-3-5-haiku-latest'") as told:
         model = ChatRSD(draft=inner, target=CHATS["ChatOpenAI"](served), verifier=good, seed=5)

@@ -1,4 +1,4 @@
-"""`HuggingFacePipeline`, alone and behind `ChatHuggingFace`: an LLM that tells nothing but text."""
+"""`HuggingFacePipeline`, alone and behind `ChatHuggingFace`: an LLM that only returns text."""
 
 from __future__ import annotations
 

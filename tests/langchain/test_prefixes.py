@@ -1,4 +1,4 @@
-"""How partner classes go on with an answer that was begun: accepted by what they really send, and tried out."""
+"""How partner classes continue a begun answer: accepted by the requests they really send, and probed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def completes(whole: str) -> Any:
 
 
 @pytest.mark.parametrize(("name", "prefix"), WORKS)
-def test_an_answer_that_was_begun_is_sent_so_that_it_is_gone_on_with(name: str, prefix: str, served: Provider) -> None:
+def test_an_answer_that_was_begun_is_sent_so_that_it_is_continued(name: str, prefix: str, served: Provider) -> None:
     served.answers_by(completes(COUNT))
     role = LangChainDrafter(CLASSES[name](served), prefix=prefix, stop="cut")
     role.probe()
@@ -179,7 +179,7 @@ def test_apis_that_repeat_the_beginning_pass(served: Provider) -> None:
         LangChainDrafter(CHATS["ChatMistralAI"](served), prefix="prefix_flag").probe()
 
 
-def test_a_probe_finds_that_the_end_of_a_step_is_not_told(served: Provider) -> None:
+def test_a_probe_finds_that_the_end_of_a_step_is_not_reported(served: Provider) -> None:
     served.answers("EE")  # the stop string stripped although it was to be kept
     role = LangChainDrafter(chat_openai(served), prefix=CONTINUE)
     with pytest.raises(RunError, match="Use stop='cut'"):

@@ -1,4 +1,4 @@
-"""The table of classes on the page about providers says what the classes take."""
+"""The table of classes on the page about providers is correct."""
 
 from __future__ import annotations
 

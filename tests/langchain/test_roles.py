@@ -145,7 +145,7 @@ def test_llms_complete_a_text() -> None:
 
 
 @pytest.mark.parametrize("stop", ["kept", "cut", "told"])
-def test_the_end_of_a_step_is_told_from_the_end_of_the_answer(stop: Any) -> None:
+def test_the_end_of_a_step_is_distinguished_from_the_end_of_the_answer(stop: Any) -> None:
     exact = PREFIX_MODES[CONTINUE]
 
     def read(text: str, reason: str | None, begun: str = "") -> tuple[str, str]:

@@ -138,7 +138,7 @@ def test_it_is_configurable_and_takes_options_of_a_call() -> None:
     assert runnable().with_config(run_name="x").invoke("q").text == TEXT
 
 
-def test_it_works_in_turns_as_well() -> None:
+def test_it_works_in_turns_too() -> None:
     model = RSDRunnable(draft=always("BAD"), target=always("fine"), verifier=good)
     assert model.invoke("q").text == "fine"
     assert asyncio.run(model.abatch(["q", "r"]))[1].text == "fine"
@@ -149,6 +149,6 @@ def test_an_empty_batch_is_empty() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"question": "q"}, None, HumanMessage("q")])
-def test_what_is_no_prompt_is_refused(wrong: Any) -> None:
+def test_an_invalid_prompt_is_refused(wrong: Any) -> None:
     with pytest.raises(PromptError, match="is not a prompt"):
         runnable().invoke(wrong)

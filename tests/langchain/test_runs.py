@@ -1,4 +1,4 @@
-"""Batches arrive as single calls, and all of them are part of one run, as wide as LangChain was told."""
+"""Batches arrive as single calls, which are part of one run with LangChain's concurrency."""
 
 from __future__ import annotations
 

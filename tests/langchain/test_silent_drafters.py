@@ -1,4 +1,4 @@
-"""A drafter or a judge that cannot work is told of at its first call, once, with its class and what is wrong."""
+"""A drafter or a judge that cannot work is reported at its first call, once, with its class and the error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def kind_of(name: str) -> str:
 
 @pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("kind", [ChatRSD, RSDRunnable, RSDLLM])
-def test_a_wrong_key_is_told_of_at_the_first_call(kind: Any, face: str, served: Provider) -> None:
+def test_a_wrong_key_is_reported_at_the_first_call(kind: Any, face: str, served: Provider) -> None:
     served.answers(Reply("Incorrect API key provided", status=401))
     model = kind(draft=chat_openai(served), target=always("fine"), verifier=good, granularity="turn")
     with pytest.warns(RoleWarning) as told:
@@ -61,7 +61,7 @@ def test_every_class_says_what_it_is(role: str, name: str, served: Provider) -> 
     assert KEY not in str(message.response_metadata)
 
 
-def test_a_field_that_a_class_refuses_is_told_of_by_name(served: Provider) -> None:
+def test_a_field_that_a_class_refuses_is_reported_by_name(served: Provider) -> None:
     role = LangChainDrafter(CHATS["ChatOllama"](served), options={"top_logits": 3})
     with pytest.warns(RoleWarning, match=r"unexpected keyword argument 'top_logits'; ChatOllama 'qwen3:0.6b' was"):
         ChatRSD(draft=role, target=always("fine"), verifier=good).invoke("q")
@@ -77,7 +77,7 @@ def test_options_and_tools_of_a_role_stay_in_an_adapter() -> None:
     assert (options.pop("tools")[0]["function"]["name"], options) == ("add", {"top_k": 3, "user": "call"})
 
 
-def test_a_drafter_is_told_of_in_steps_too(served: Provider) -> None:
+def test_a_drafter_is_reported_in_steps_too(served: Provider) -> None:
     served.answers_by(
         lambda asked: (
             Reply("wrong key", status=401) if asked.model == "broken" else "One.\n\nTwo."[len(asked.beginning) :]
@@ -94,7 +94,7 @@ def test_a_drafter_is_told_of_in_steps_too(served: Provider) -> None:
     assert sum(asked.model == "broken" for asked in served.asked) == 1  # a wrong key is wrong for every step
 
 
-def test_what_may_pass_is_told_of_when_it_goes_on(served: Provider) -> None:
+def test_temporary_errors_are_reported_if_they_continue(served: Provider) -> None:
     served.answers(Reply("busy", status=429))
     model = ChatRSD(draft=chat_openai(served), target=always("fine"), verifier=good)
     for _ in range(7):

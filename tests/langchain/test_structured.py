@@ -129,7 +129,7 @@ def _extra(asked: Asked) -> dict[str, Any]:
     return {key: value for key, value in asked.body["tool_choice"].items() if key not in ("type", "name")}
 
 
-def test_in_turns_bindings_retries_and_fallbacks_are_asked_as_well(served: Provider) -> None:
+def test_in_turns_bindings_retries_and_fallbacks_are_asked_too(served: Provider) -> None:
     served.answers_by(lambda asked: Reply(status=401) if asked.model == "broken" else by_what_is_asked(asked))
     broken = CHATS["ChatOpenAI"](served, model="broken", max_retries=0)
     draft = broken.with_fallbacks([CHATS["ChatOpenAI"](served).bind(temperature=0.3).with_retry()])
@@ -290,7 +290,7 @@ def test_a_json_schema_that_no_grammar_can_say_is_refused(schema: dict[str, Any]
         ChatRSD(max_tokens=60).with_structured_output(schema).invoke("q")
 
 
-def test_definitions_of_several_tools_are_told_apart() -> None:
+def test_definitions_of_several_tools_are_distinguished() -> None:
     tree = {"name": "tree", "parameters": Node.model_json_schema()}
     other = {"name": "other", "parameters": Node.model_json_schema() | {"title": "Other"}}
     form = form_of([{"type": "function", "function": function} for function in (tree, other)], "any")
@@ -323,7 +323,7 @@ def test_what_no_answer_can_be_is_refused(options: dict[str, Any], told: str) ->
         steps().invoke("q", **options)
 
 
-def test_arguments_that_are_none_are_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="needs a schema"):
         steps().with_structured_output()
     wrong: Any = "yaml"

@@ -75,7 +75,7 @@ def test_a_stream_tells_each_step_by_the_kind_of_its_text(version: str) -> None:
     ]
 
 
-def test_a_step_that_ends_a_thought_and_begins_the_answer_is_told_in_two_chunks() -> None:
+def test_a_step_that_ends_a_thought_and_begins_the_answer_is_reported_in_two_chunks() -> None:
     whole = "<think>\nHm.\n</think>\n\nTen."
     model = ChatRSD(decoder=TargetOnly(target=ScriptedTarget([whole]), settings=Settings(max_step_tokens=100)))
     chunks: list[Any] = list(model.stream("q"))
@@ -98,7 +98,7 @@ def test_events_of_version_3_tell_reasoning_and_text_apart(opens: bool) -> None:
     assert result_of(stream.output).raw_text == RAW
 
 
-def test_the_tokens_of_the_thought_are_told() -> None:
+def test_the_tokens_of_the_thought_are_reported() -> None:
     message = ChatRSD(decoder=thinker()).invoke("q")
     steps = result_of(message).steps
     usage: Any = message.usage_metadata
@@ -127,7 +127,7 @@ def test_stop_strings_end_the_answer_and_never_the_thought(stop: str) -> None:
 
 
 @OPENED
-def test_the_llm_gives_the_answer_with_the_thought_beside_it(opens: bool) -> None:
+def test_the_llm_gives_the_answer_with_a_separate_thought(opens: bool) -> None:
     llm = RSDLLM(decoder=thinker(opens=opens))
     assert llm.invoke("q") == ANSWER
     assert asyncio.run(llm.abatch(["q", "r"])) == [ANSWER, ANSWER]
@@ -200,7 +200,7 @@ def test_messages_go_out_and_come_in_again(version: str) -> None:
     assert (asked.content, dict(asked.extra)) == (ANSWER, {"reasoning_content": THOUGHT})
 
 
-def test_a_response_that_was_begun_in_its_thought_is_gone_on_with() -> None:
+def test_a_response_that_was_begun_in_its_thought_is_continued() -> None:
     target = ScriptedTarget(["So ten.\n</think>\n\n", "Ten."])
     begun = AIMessage("", additional_kwargs={"reasoning_content": "12-2=10."})
     message = ChatRSD(decoder=TargetOnly(target=target)).invoke([HumanMessage("q"), begun])
@@ -303,7 +303,7 @@ def test_no_rejected_thought_gets_into_any_stream() -> None:
     assert "BAD" in str(ChatRSD(decoder=thinker(), trace_inner=True).invoke("q"))
 
 
-def test_thoughts_by_markers_of_ones_own() -> None:
+def test_thoughts_with_custom_markers() -> None:
     settings = Settings.model_validate({"thoughts": {"markers": {"name": "mine", "open": "<hm>", "close": "</hm>"}}})
     steps = ["<hm>Two.\n\n", "Ten.</hm>", "Ten."]
     decoder = RewardGuidedDecoder(

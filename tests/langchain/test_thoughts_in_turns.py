@@ -1,4 +1,4 @@
-"""Thoughts of LangChain models in the roles: through `ChatRSD` and the middleware as they are, to whoever made them."""
+"""Thoughts of LangChain models in the roles: unchanged through `ChatRSD` and the middleware, back to their model."""
 
 from __future__ import annotations
 

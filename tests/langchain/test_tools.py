@@ -42,7 +42,7 @@ def parsed(pieces: list[str]) -> tuple[str, list[Any]]:
     return content, [(call["name"], call["args"], call["index"]) for _, calls in made for call in calls]
 
 
-def test_content_and_calls_are_told_apart() -> None:
+def test_content_and_calls_are_distinguished() -> None:
     assert parsed(["Let me see.\n\n" + CALL + "\n" + CALL]) == (
         "Let me see.",
         [("add", '{"a": 1, "b": 2}', 1000), ("add", '{"a": 1, "b": 2}', 1001)],
@@ -67,14 +67,14 @@ def test_a_call_becomes_a_tool_call_streamed_or_not() -> None:
     assert any(getattr(chunk, "tool_call_chunks", None) for chunk in streamed)
 
 
-def test_a_call_that_is_no_json_is_told_as_invalid() -> None:
+def test_a_call_that_is_not_json_is_reported_as_invalid() -> None:
     message = chat("<tool_call>\n{'name': add}\n</tool_call>").bind_tools([add]).invoke("q")
     assert message.tool_calls == []
     assert "{'name': add}" in str(message.invalid_tool_calls[0]["args"])
 
 
 @pytest.mark.parametrize("body", ['{"name": 5}', '{"name": ""}', '{"name": null, "arguments": {}}', "[]", ""])
-def test_a_call_of_nothing_is_told_as_invalid(body: str) -> None:
+def test_a_call_of_nothing_is_reported_as_invalid(body: str) -> None:
     message = chat(f"<tool_call>{body}</tool_call>").bind_tools([add]).invoke("q")
     assert message.tool_calls == []
     assert message.invalid_tool_calls[0]["args"] == f"<tool_call>{body}</tool_call>"

@@ -41,7 +41,7 @@ def chat(draft: Any, target: Any = None, **options: Any) -> ChatRSD:
     )
 
 
-def test_a_good_draft_is_the_answer_and_a_bad_one_is_written_anew() -> None:
+def test_a_good_draft_is_the_answer_and_a_bad_one_is_rewritten() -> None:
     kept = chat(always("a fine draft")).invoke("q")
     assert kept.text == "a fine draft"
     assert [(step.author, step.reward) for step in result_of(kept).steps] == [("draft", 0.9)]
@@ -125,7 +125,7 @@ def test_content_blocks_and_extra_fields_come_through() -> None:
     assert message.response_metadata["inner"]["model_name"] == "inner"
 
 
-def test_usage_is_the_chosen_replys_and_inner_calls_are_not_counted_beside_it() -> None:
+def test_usage_is_the_chosen_replys_and_inner_calls_are_not_counted_in_addition() -> None:
     model = chat(always("a BAD draft"), always("one two"))
     with get_usage_metadata_callback() as heard:
         message = model.invoke("q")
@@ -168,7 +168,7 @@ def test_a_judge_scores_by_a_rubric() -> None:
     assert isinstance(chat(always("x"), verifier=judge).verifier, LangChainJudge)
 
 
-def test_granularity_is_told_by_the_models() -> None:
+def test_granularity_depends_on_the_models() -> None:
     assert chat(always("x")).resolved().granularity == "turn"
     assert ChatRSD().resolved().granularity == "step"
     with pytest.raises(ValueError, match="no way to continue"):
@@ -295,7 +295,7 @@ def test_stop_holds_over_models_that_do_not_stop(content: Any) -> None:
     assert kinds[:1] == ([] if isinstance(content, str) else ["reasoning"])
 
 
-def test_models_that_a_function_calls_are_silent_as_well() -> None:
+def test_models_that_a_function_calls_are_silent_too() -> None:
     judge = always("LEAK")
 
     def blocking(_: Any, reply: AIMessage) -> float:
@@ -394,13 +394,13 @@ def test_traced_inner_calls_stay_out_of_langgraphs_message_streams() -> None:
 
 
 @pytest.mark.parametrize("told", ["Score: 10", "Score: 9.5", "no score at all, 9 times"])
-def test_what_is_no_score_is_no_reward(told: str) -> None:
+def test_an_invalid_score_is_not_a_reward(told: str) -> None:
     message = chat(always("x"), verifier=always(told)).invoke("q")
     result = result_of(message)
     assert (result.steps[0].reward, result.ledger.verifier.abstained) == (None, 1)
 
 
-def test_tokens_read_from_a_providers_cache_are_told() -> None:
+def test_tokens_read_from_a_providers_cache_are_reported() -> None:
     usage: Any = {"input_tokens": 10, "output_tokens": 2, "total_tokens": 12, "input_token_details": {"cache_read": 4}}
     spent = usage_of_reply(AIMessage("x", usage_metadata=usage), "q", 0.0)
     assert (spent.prefix, spent.computed, spent.reused, spent.generated) == (10, 8, 4, 2)

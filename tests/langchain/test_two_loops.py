@@ -1,4 +1,4 @@
-"""Every adapter and every role is shared by callers of several event loops and threads."""
+"""Every adapter and every role can be shared by callers from several event loops and threads."""
 
 import threading
 import time

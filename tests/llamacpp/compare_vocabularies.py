@@ -1,4 +1,4 @@
-"""A published vocabulary through llama.cpp beside its own tokenizer.
+"""A published vocabulary through llama.cpp against its own tokenizer.
 
     python -m tests.llamacpp.compare_vocabularies FOLDER PATTERN
 

@@ -1,4 +1,4 @@
-"""Random work on a GGUF engine with little memory, checked against contexts that read everything anew."""
+"""Random work on a GGUF engine with little memory, checked against contexts that read everything again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS = {"write": 6, "branch": 2, "read": 3, "reject": 2, "back": 1, "forget": 1
 """Operations and how often they come."""
 WORDS = ["She buys 12 more.\n\n", "Then he sells 9 of them: 45-9=36.\n\n", "No.\n\n"]
 TOLERANCE = 0.1
-"""Of logits, in which single precision differs with what runs beside them; a wrong token changes them by 1 and more."""
+"""Tolerance of logits, which in single precision depend on the batch; a wrong token changes them by 1 and more."""
 
 
 class Soak:
@@ -53,7 +53,7 @@ class Soak:
         self._errors: list[BaseException] = []
 
     def run(self, operations: int, *, seed: int = 0, loops: int = 2, requests: int = 4) -> int:
-        """Do so many operations, then compare all that is cached; returns how many tokens that were."""
+        """Do a number of operations, then compare everything cached; return the number of tokens."""
         before, left = self.writer.runner.store.context.cells, iter(range(operations))
         lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Every token is computed once, and what is computed again for want of room is told."""
+"""Every token is computed once, and recomputation for lack of room is reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_with_candidates_too() -> None:
     assert (found["recomputed_tokens"], found["evicted"]) == (0, 0)
 
 
-def test_what_is_computed_again_is_told() -> None:
+def test_what_is_computed_again_is_reported() -> None:
     found = accounting(12, Settings(), cells=768)
     assert found["told"] == found["seen"]
     assert found["recomputed_tokens"] > 0
@@ -33,7 +33,7 @@ def test_what_is_computed_again_is_told() -> None:
 
 
 def test_texts_are_those_of_plain_generation() -> None:
-    """Of one sequence in a context of its own."""
+    """For one sequence in its own context."""
     assert equal_to_plain(smollm2(), 3, tokens=8) == {"prompts": 3, "equal": 3}
     assert equal_to_plain(gemma(), 2, tokens=8) == {"prompts": 2, "equal": 2}
     assert equal_to_plain(embedded("target"), 5, tokens=60)["equal"] == 5
@@ -49,7 +49,7 @@ def test_a_model_whose_batches_differ_says_so_once(caplog: object) -> None:
     assert len(said) == 1
 
 
-def test_nothing_depends_on_what_runs_beside_it_where_that_was_asked_for() -> None:
+def test_nothing_depends_on_what_runs_next_to_it_where_that_was_asked_for() -> None:
     """To the last bit, sampled tokens and their log-probabilities too."""
     model = load_generator(str(requantised(embedded("draft"), "Q8_0")), batch_invariant=True)
     request = StepRequest((1, 2), 30, delimiter=None, sampling=Sampling(1.0, 0.9))

@@ -1,4 +1,4 @@
-"""What a file says of itself is so: which types give the same logits whatever is computed beside a sequence."""
+"""Statements about a file hold: which types give the same logits whatever else is computed with a sequence."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def requantised(source: Path, file: Path, type_: str) -> Path:
 
 
 def logits(model: Model, *, pass_: int, beside: int, separate: bool = True) -> NDArray[np.float32]:
-    """Logits of a sequence, so many tokens of it in each call and so many sequences beside it."""
+    """Logits of a sequence, with a number of its tokens per call and a number of other sequences."""
     numbers = np.random.default_rng(3)
     sequences = numbers.integers(256, 500, (beside + 1, LENGTH)).tolist()
     sequences[0] = list(range(300, 300 + LENGTH))
@@ -64,7 +64,7 @@ def difference(model: Model, ways: Sequence[tuple[int, int]]) -> float:
 
 
 WAYS = ((LENGTH, 0), (1, 1), (1, 3), (1, OTHERS), (7, OTHERS), (LENGTH, 2))
-"""Tokens of the sequence in a call, and sequences beside it."""
+"""Tokens of the sequence per call, and other sequences."""
 
 
 def test_the_largest_calls_are_the_largest_that_may_be() -> None:

@@ -1,4 +1,4 @@
-"""Calls cut short, faults inside of llama.cpp, input that no model can take: others go on, and so does the model."""
+"""Interrupted calls, faults inside llama.cpp, invalid input: other calls continue, and so does the model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Soak:
 
 
 async def cancel_before(passes: int, begin: Begin, models: Soak, path: Path) -> tuple[Any, list[Any]]:
-    """Cancel a call after so many forward passes; what a neighbour gets meanwhile."""
+    """Cancel a call after some forward passes; return the result of a concurrent call."""
     loop, used = asyncio.get_running_loop(), models.writer.runner
     task, step, taken = loop.create_task(begin(models, path)), used.step, itertools.count()
 
@@ -213,7 +213,7 @@ def test_a_prompt_longer_than_the_context_is_refused() -> None:
         ({"batch_invariant": "no"}, "batch_invariant takes true or false"),
     ],
 )
-def test_what_cannot_be_is_said_before_the_model_is_loaded(options: Any, message: str) -> None:
+def test_impossible_options_are_refused_before_the_model_is_loaded(options: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load_generator(str(embedded("draft")), **options)
 

@@ -122,7 +122,7 @@ def test_a_template_is_kept_in_its_sandbox(attack: str) -> None:
     assert text == ""
 
 
-def test_what_a_template_refuses_is_told_by_its_own_words() -> None:
+def test_what_a_template_refuses_is_reported_by_its_own_words() -> None:
     refusing = from_gguf("{% if messages | length > 1 %}{{ raise_exception('one message') }}{% endif %}x")
     vocabulary = Vocabulary(refusing, 0)
     assert vocabulary.prompt_text(as_prompt("Hi")) == "x"

@@ -62,7 +62,7 @@ def lengths(one: Context) -> list[int]:
     return [one.length(sequence) for sequence in range(one.sequences)]
 
 
-def test_tokens_read_one_by_one_together_and_beside_others_give_the_same_logits() -> None:
+def test_tokens_read_one_by_one_together_and_next_to_others_give_the_same_logits() -> None:
     together, single, beside = context(), context(), context()
     assert together.decode([(0, 0, IDS)], range(len(IDS)))
     whole = together.logits(len(IDS))
@@ -368,7 +368,7 @@ def test_a_model_that_cannot_be_rolled_back_is_refused(monkeypatch: pytest.Monke
                 context()
 
 
-def test_what_the_library_did_otherwise_is_no_silent_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deviation_of_the_library_is_not_a_silent_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     one = context()
     one.decode([(0, 0, IDS)], [])
     with monkeypatch.context() as patched:
@@ -389,7 +389,7 @@ def test_what_the_library_did_otherwise_is_no_silent_fault(monkeypatch: pytest.M
 
 
 class Checked:
-    """A context beside what it should hold: the tokens of each sequence, told apart where cells are shared.
+    """A context and its expected content: the tokens of each sequence, distinguished where cells are shared.
 
     Args:
         model: Loads the model.

@@ -1,4 +1,4 @@
-"""The embedded family by llama.cpp beside the same weights by transformers: same tokens, numbers that agree."""
+"""The embedded family with llama.cpp against the same weights with transformers: same tokens, equal numbers."""
 
 from __future__ import annotations
 

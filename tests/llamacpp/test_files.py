@@ -1,4 +1,4 @@
-"""Files are found by path, in installed packages and on the hub; what is missing is told with what there is."""
+"""Files are found by path, in installed packages and on the hub; errors about missing ones list what exists."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_path_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert find(str(tmp_path / "package=x.gguf")) == tmp_path / "package=x.gguf"
 
 
-def test_a_path_that_leads_nowhere_is_told_with_what_is_there(tmp_path: Path) -> None:
+def test_a_path_that_leads_nowhere_is_reported_with_what_is_there(tmp_path: Path) -> None:
     assert "there is no file 'nope/model.gguf'; the forms are FILE.gguf, package=" in refused("nope/model.gguf")
     (tmp_path / "model.bin").touch()
     assert "not named *.gguf" in refused(str(tmp_path / "model.bin"))
@@ -152,26 +152,26 @@ def test_parts_are_joined_in_order_and_checked(site: Path, tmp_path: Path) -> No
     assert find("package=whole:model.gguf").read_bytes() == data
 
 
-def test_damaged_parts_are_told(site: Path, tmp_path: Path) -> None:
+def test_damaged_parts_are_reported(site: Path, tmp_path: Path) -> None:
     in_parts(site, sums=b"0" * 64 + b" *model.gguf\n")
     assert f"is damaged: its SHA-256 is {hashlib.sha256(b'GGUF-first-second').hexdigest()}" in refused("package=whole")
     assert not list((tmp_path / "cache").rglob("*.gguf"))
 
 
-def test_missing_parts_are_told(site: Path) -> None:
+def test_missing_parts_are_reported(site: Path) -> None:
     in_parts(site, pinned="2.0")
     assert "consists of whole-part2" in refused("package=whole")
     assert "1.0 is installed; install it with: pip install whole==1.0" in refused("package=whole")
 
 
-def test_a_part_that_is_not_installed_is_told(site: Path) -> None:
+def test_a_part_that_is_not_installed_is_reported(site: Path) -> None:
     install(site, "half", {}, ("half-part1==1.0",))
     assert "the package half-part1 is not installed; install it with: pip install half==1.0" in refused("package=half")
     install(site, "gap", {"gap/m.gguf.part00": b"", "gap/m.gguf.part02": b""})
     assert "of m.gguf the parts [1] are missing" in refused("package=gap")
 
 
-def test_a_cache_that_cannot_be_written_is_told(site: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(site: Path, tmp_path: Path) -> None:
     in_parts(site)
     (tmp_path / "cache").write_text("a file")
     shown = refused("package=whole")
@@ -288,7 +288,7 @@ def test_files_come_from_the_hub_and_from_its_cache(hub: str, tmp_path: Path) ->
     assert there == ["refused: name a file of hub=org/many; it has a.gguf, q8/b-00001-of-00002.gguf"]
 
 
-def test_what_the_hub_lacks_is_told(hub: str, tmp_path: Path) -> None:
+def test_what_the_hub_lacks_is_reported(hub: str, tmp_path: Path) -> None:
     asked = ["hub=org/many", "hub=org/many:c.gguf", "hub=org/many:Q4_K_M", "hub=org/none", "hub=org/nope", "hub=model"]
     several, missing, short, none, unknown, wrong = found_on_hub(hub, tmp_path, *asked)
     assert several == "refused: name a file of hub=org/many; it has a.gguf, q8/b-00001-of-00002.gguf"
@@ -299,7 +299,7 @@ def test_what_the_hub_lacks_is_told(hub: str, tmp_path: Path) -> None:
     assert "names no repository; write hub=ORG/REPO" in wrong
 
 
-def test_without_the_hub_a_file_that_is_not_here_is_told(tmp_path: Path) -> None:
+def test_without_the_hub_a_file_that_is_not_here_is_reported(tmp_path: Path) -> None:
     first, second = found_on_hub("http://127.0.0.1:9", tmp_path, "hub=org/one:a.gguf", "hub=org/one", offline=True)
     for line in (first, second):
         assert "could not be fetched" in line

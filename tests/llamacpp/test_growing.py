@@ -1,4 +1,4 @@
-"""Contexts that grow while they are used, and windows that nothing writes over."""
+"""Contexts that grow during use, and windows that are not overwritten."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rsd_integrations.llamacpp.model import Model
 from tests.llamacpp import gguf_files
 
 TOLERANCE = 0.1
-"""Of logits: in single precision they change by up to 0.04 with what runs beside them, by a wrong token by 1."""
+"""Tolerance of logits: in single precision they change by up to 0.04 with the batch, and by 1 with a wrong token."""
 
 
 @functools.cache
@@ -41,7 +41,7 @@ def fresh(name: str, ids: list[int]) -> np.ndarray:
 
 
 class Plain:
-    """Sequences of tokens, each token with a number of its own, so that copies can be told from equals."""
+    """Sequences of tokens, each token with its own number, so that copies can be distinguished from equals."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -70,7 +70,7 @@ def check(one: Context, plain: Plain, name: str) -> None:
             one.rollback(sequence, len(ids) - 1)
             assert one.decode([(sequence, len(ids) - 1, ids[-1:])], [0])
             assert np.abs(one.logits(1)[0] - fresh(name, ids)).max() < TOLERANCE
-            plain.sequences[sequence][-1:] = [(ids[-1], plain.tokens(1)[0][1])]  # a cell of its own from now on
+            plain.sequences[sequence][-1:] = [(ids[-1], plain.tokens(1)[0][1])]  # its own cell from now on
     assert one.free_cells == one.cells - plain.cells
 
 

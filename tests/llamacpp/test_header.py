@@ -1,4 +1,4 @@
-"""What a file says is what the gguf package reads of it; what is no whole file is refused in a line."""
+"""Headers are read as by the gguf package; incomplete files are refused in one line."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def refused(file: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     assert "cannot be read: No such file" in refused(file)
     file.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""The C library is found, proved to be laid out as known, and heard through Python's logging."""
+"""The C library is found, its layout is verified, and it logs through Python's logging."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def defaults(layout: Layout) -> tuple[bytes, bytes]:
 
 
 def run(code: str, **environment: str) -> str:
-    """What a process of its own writes, to both streams; it must end well."""
+    """The output of a separate process, from both streams; it must succeed."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -57,7 +57,7 @@ def run(code: str, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_every_layout_is_told_from_every_other_by_its_defaults() -> None:
+def test_every_layout_is_distinguished_from_every_other_by_its_defaults() -> None:
     for layout in LAYOUTS:
         model, context = defaults(layout)
         fitting = [other.builds for other in LAYOUTS if not other.misfits(model, context)]
@@ -135,13 +135,13 @@ def test_a_library_of_no_known_layout_is_refused_in_a_line_that_says_all() -> No
     assert "GGML_NATIVE=OFF" in text
 
 
-def test_another_library_of_the_machine_is_no_llama() -> None:
+def test_another_library_on_the_machine_is_not_llama_cpp() -> None:
     libc = Path(f"/lib/{os.uname().machine}-linux-gnu/libc.so.6")
     with pytest.raises(ConfigurationError, match=r"lacks required functions of llama\.cpp.*llama_decode"):
         Library(Candidate(libc, "libc"))
 
 
-def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_library_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "libllama.so"
     file.write_text("no")
     with pytest.raises(ConfigurationError, match=r"RSD_LLAMA_LIBRARY=.* cannot be loaded"):
@@ -151,7 +151,7 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["libllama.so", "libllama.so.0", "libllama.v0.5.0.so", "lib/libllama.so", "build/bin/libllama.so"]
 )
-def test_a_build_of_ones_own_is_taken_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_custom_build_is_found_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     file = tmp_path / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.symlink_to(library().file)
@@ -182,7 +182,7 @@ def test_without_any_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         library()
 
 
-def test_what_was_found_and_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_found_and_cannot_be_used_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(LIBRARY, raising=False)
     (tmp_path / "xllamacpp.abi3.so").write_text("no")
     monkeypatch.setattr(module, "_package", {"xllamacpp": tmp_path}.get)

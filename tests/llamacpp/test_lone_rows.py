@@ -1,4 +1,4 @@
-"""A row that decodes by itself lets others in, and its time is told whole."""
+"""A row that decodes alone lets others join, and its time is reported in full."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.llamacpp.gguf_files import embedded, smollm2
 QUESTION = "Explain why bread rises, and what the yeast does in it."
 
 
-def test_a_call_gets_in_beside_one_that_decodes_alone() -> None:
+def test_a_call_joins_one_that_decodes_alone() -> None:
     model = load_generator(str(smollm2()))
 
     async def both() -> bool:

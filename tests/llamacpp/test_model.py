@@ -1,4 +1,4 @@
-"""Weights and vocabularies of GGUF files, and what is refused before the library sees it."""
+"""Weights and vocabularies of GGUF files, and refusals before the library sees them."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_model_is_loaded_once_as_long_as_it_is_held(tmp_path: Path) -> None:
     assert gone() is None
 
 
-def test_a_file_that_was_written_anew_is_another_model(tmp_path: Path) -> None:
+def test_a_file_that_was_rewritten_is_another_model(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(gguf_files.embedded("draft").read_bytes())
     first = Model.load(file)
@@ -213,7 +213,7 @@ def test_weights_are_left_as_they_are_where_that_is_wanted(monkeypatch: pytest.M
     assert asked == [True, False]
 
 
-def test_what_is_no_model_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_an_invalid_model_is_refused_with_the_remedy(tmp_path: Path) -> None:
     folder, text, empty, short = (tmp_path / name for name in ("folder", "text.gguf", "empty.gguf", "short.gguf"))
     folder.mkdir()
     text.write_text("version https://git-lfs.github.com/spec/v1\n")
@@ -262,7 +262,7 @@ def test_a_vocabulary_that_cannot_spell_every_byte_is_refused(tmp_path: Path) ->
 
 
 def test_a_vocabulary_alone_reads_and_writes_no_text(tmp_path: Path) -> None:
-    file = Path(shutil.copy(gguf_files.embedded("draft"), tmp_path))  # nobody has loaded it whole
+    file = Path(shutil.copy(gguf_files.embedded("draft"), tmp_path))  # it has not been loaded with weights
     model = Model.load(file, vocabulary_only=True)
     assert model.encode("Hello")
     with pytest.raises(ConfigurationError, match="without its weights: it cannot be run"):

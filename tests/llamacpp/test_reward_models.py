@@ -1,4 +1,4 @@
-"""Reward models over GGUF bodies: which file goes with which head, what is refused, and what needs no torch."""
+"""Reward models with GGUF bodies: matching files and heads, refusals, and use without torch."""
 
 import asyncio
 import shutil
@@ -35,7 +35,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 @pytest.fixture
 def copy(originals: Folder, tmp_path: Folder) -> Any:
-    """A checkpoint to be changed, with the body that it had before beside it."""
+    """A checkpoint to be changed, with its original body next to it."""
 
     def one(name: str) -> Folder:
         if not (originals / name).exists():
@@ -200,7 +200,7 @@ def test_a_format_is_known_by_the_head_or_by_the_folder(copy: Any, tmp_path: Fol
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def test_models_without_a_head_are_told_apart(copy: Any, tmp_path: Folder) -> None:
+def test_models_without_a_head_are_distinguished(copy: Any, tmp_path: Folder) -> None:
     folder = copy("qwen")
     with pytest.raises(ConfigurationError, match=r"qwen2\.5-math-prm have a reward head.*prm:gguf=.*,head=FOLDER"):
         load_verifier(str(beside(folder)))
@@ -209,7 +209,7 @@ def test_models_without_a_head_are_told_apart(copy: Any, tmp_path: Folder) -> No
         load_verifier(str(plain))
 
 
-def test_a_folder_that_is_none_and_one_without_the_head_are_refused(copy: Any) -> None:
+def test_a_missing_folder_and_one_without_the_head_are_refused(copy: Any) -> None:
     folder = copy("skywork")
     refused("there is no folder '.*nowhere'", folder, head=str(folder / "nowhere"))
     body = {name: t for name, t in load_file(folder / "model.safetensors").items() if "v_head" not in name}
@@ -235,7 +235,7 @@ def test_layers_that_do_not_follow_each_other_are_refused(copy: Any) -> None:
     refused(r"score\.2\.weight.* must accept the 64 outputs of score\.0\.weight", folder)
 
 
-def test_numbers_that_are_none_are_refused(copy: Any) -> None:
+def test_invalid_numbers_are_refused(copy: Any) -> None:
     folder = copy("skywork")
     put_on(folder, {"v_head.summary.bias": torch.tensor([float("nan")])})
     refused(r"the tensor v_head\.summary\.bias is not finite", folder)
@@ -271,7 +271,7 @@ def test_a_separator_that_cannot_be_is_refused(copy: Any) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[1]", "null"])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_a_damaged_file_beside_the_head_is_told(name: str, text: str, tmp_path: Folder) -> None:
+def test_a_damaged_file_next_to_the_head_is_reported(name: str, text: str, tmp_path: Folder) -> None:
     folder = tmp_path / "head"
     shutil.copytree(FOLDER / "prm", folder)
     (folder / name).write_text(text)

@@ -34,7 +34,7 @@ def test_tokens_are_those_of_torch(seed: int, vocabulary: int, sampling: Samplin
 @given(
     st.integers(2, 40), st.floats(0, 1, exclude_max=True), st.sampled_from([0.25, 0.5, 1.0]), st.sampled_from([0, 1, 3])
 )
-def test_equal_tokens_are_told_apart_alike(count: int, uniform: float, top_p: float, top_k: int) -> None:
+def test_equal_tokens_are_distinguished_consistently(count: int, uniform: float, top_p: float, top_k: int) -> None:
     logits = np.zeros(2 ** (count % 6 + 1), np.float32)  # powers of two: sums are exact
     wanted = choose_torch(torch.from_numpy(logits)[None], [Sampling(1.0, top_p, top_k)], [uniform])
     assert choose(logits, Sampling(1.0, top_p, top_k), uniform) == int(wanted[0, 0])

@@ -1,4 +1,4 @@
-"""A cache that holds less than the model was trained for is told."""
+"""A cache shorter than the model's training context causes a warning."""
 
 from __future__ import annotations
 

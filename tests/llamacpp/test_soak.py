@@ -1,4 +1,4 @@
-"""Random work, in small; `python -m tests.benchmarks.gguf_soak` does the same at length."""
+"""A small run of random work; `python -m tests.benchmarks.gguf_soak` does the same at length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.llamacpp.soak import KINDS, Soak
 
 
 def soak_of(file: Path, cells: int, context: int = 256) -> Soak:
-    """A soak of a file's model with room for so many tokens."""
+    """A soak of a file's model with room for a number of tokens."""
     options = {"cache_bytes": cells * read_header(file).cache_bytes(), "context": context}
     return Soak(load_generator(str(file), **options), load_likelihood(str(file), **options))  # type: ignore[arg-type]
 

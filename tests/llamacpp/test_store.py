@@ -1,4 +1,4 @@
-"""Room for sequences: who is evicted, who has to wait, when more is made, and what is given back."""
+"""Room for sequences: eviction, waiting, growth, and release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def store(cells: int = 256, most: int = 256, sequences: int = 4, *, separate: bo
 
 
 def read(own: UnifiedStore, sequence: NumberedSequence, count: int) -> bool:
-    """Have a sequence read so many tokens more, if there is room; one that was idle is idle again afterwards."""
+    """Let a sequence read some more tokens, if there is room; one that was idle is idle again afterwards."""
     length, was_idle = len(sequence.ids), sequence.arrival == IDLE
     if was_idle:
         sequence.activate()
@@ -50,7 +50,7 @@ def test_what_was_idle_longest_goes_first() -> None:
     assert own.evicted == 1
 
 
-def test_a_rejected_candidate_goes_before_all_others_and_is_not_told() -> None:
+def test_a_rejected_candidate_is_evicted_before_all_others_without_a_log() -> None:
     own = store()
     first, rejected = filled(own, 100), filled(own, 100)
     rejected.passed_over = True

@@ -1,4 +1,4 @@
-"""How many threads a GGUF model uses: threads of llama.cpp that have no core of their own hold up all others."""
+"""The number of threads of a GGUF model: llama.cpp threads without their own core hold up all others."""
 
 from __future__ import annotations
 

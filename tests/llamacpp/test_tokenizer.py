@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file serves all that one of transformers serves, and agrees with it."""
+"""The tokenizer of a GGUF file does everything that one of transformers does, with the same results."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_a_file_may_say_that_it_puts_no_space() -> None:
 # -- what else is asked of a tokenizer --------------------------------------------------------------------------------
 
 
-def test_rows_that_fill_a_matrix_are_no_tokens() -> None:
+def test_rows_that_pad_a_matrix_are_not_tokens() -> None:
     tokens = [*all_bytes(), "aa", "[PAD257]", "<end>", "<user>", "[PAD260]"]
     kinds = [*[Kind.NORMAL] * 257, Kind.UNUSED, Kind.CONTROL, Kind.USER_DEFINED, Kind.UNUSED]
     tokenizer = of_words(Words(tokens, kinds, merges=["a a"], named={"eos": 258}))

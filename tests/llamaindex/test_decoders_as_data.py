@@ -23,7 +23,7 @@ SPECS: dict[str, Any] = {"draft": "scripted:draft", "target": "scripted:target",
 
 
 class Lenient(WeightingPolicy):
-    """A policy of one's own."""
+    """A custom policy."""
 
     kind: Literal["lenient"] = "lenient"
 
@@ -31,7 +31,7 @@ class Lenient(WeightingPolicy):
         return float(reward >= 0.05)
 
 
-def test_a_policy_of_ones_own() -> None:
+def test_a_custom_policy() -> None:
     model = RSDLLM(**SPECS, policy=FirstSteps(n=1, then=Lenient()))
     assert [step.author for step in result_of(model.complete("q")).steps] == ["target", "draft", "draft"]
     assert model.to_dict()["policy"] == {"kind": "first_steps", "n": 1, "then": {"kind": "lenient"}}
@@ -46,7 +46,7 @@ def test_a_policy_of_ones_own() -> None:
         ("rsd@constant:0.5", RewardGuidedDecoder, set(SPECS.values())),
     ],
 )
-def test_a_decoder_as_text_is_made_of_the_models_beside_it(decoder: Any, kind: type, loaded: set[str]) -> None:
+def test_a_decoder_as_text_is_made_of_the_models_next_to_it(decoder: Any, kind: type, loaded: set[str]) -> None:
     model = RSDLLM(**SPECS, decoder=decoder, settings=Settings(seed=3))
     made, _ = model._decoder(model._call({"max_tokens": 70}))
     assert type(made) is kind
@@ -75,7 +75,7 @@ def test_a_wrong_decoder_is_refused_before_anything_is_loaded(fields: dict[str, 
         RSDLLM(**fields)
 
 
-def test_a_ready_decoder_checks_the_fields_beside_it_at_once() -> None:
+def test_a_ready_decoder_checks_the_fields_next_to_it_at_once() -> None:
     class Sampling(TargetOnly):
         def with_settings(self, settings: Settings) -> "Sampling":
             if settings.temperature == 0:

@@ -65,7 +65,7 @@ def test_assignments_are_checked_like_arguments() -> None:
         model.model_copy(update={"policy": "oops"})
 
 
-def test_fields_go_before_the_settings() -> None:
+def test_fields_take_precedence_over_the_settings() -> None:
     model = llm(settings={"seed": 1, "limits": {"max_steps": 2}}, seed=5)
     settings, _ = model._resolve({"max_retries": 0})
     assert (settings.seed, settings.limits.max_steps, settings.target_retries) == (5, 2, 0)
@@ -175,7 +175,7 @@ def test_no_embedded_model_stands_in_for_a_role_that_was_forgotten() -> None:
     assert RSDLLM(draft=MockLLM(), target=MockLLM(), policy="always_target").complete("x").text.startswith("user: x")
 
 
-def test_an_unknown_name_is_told_where_it_belongs() -> None:
+def test_an_unknown_name_is_refused_with_its_correct_place() -> None:
     for name, told in (
         ("granularity", 'settings={"granularity": …}'),
         ("model", "did you mean draft and target?"),

@@ -1,4 +1,4 @@
-"""RSD as a LlamaIndex LLM, on scripted models: every face gives the same text, usage, trace and events."""
+"""RSD as a LlamaIndex LLM, on scripted models: every interface gives the same text, usage, trace and events."""
 
 import asyncio
 import threading
@@ -189,7 +189,7 @@ async def test_the_blocking_faces_work_inside_a_running_loop_too(face: str) -> N
     assert text((await ask(llm(), face))[-1]) == TEXT
 
 
-def test_a_zero_of_a_call_goes_before_the_models_own_value() -> None:
+def test_a_zero_of_a_call_takes_precedence_over_the_models_own_value() -> None:
     seen: list[float] = []
 
     class Drafter(ScriptedDrafter):
@@ -205,7 +205,7 @@ def test_a_zero_of_a_call_goes_before_the_models_own_value() -> None:
 
 @pytest.mark.parametrize("face", ASYNC)
 def test_one_llm_answers_two_loops_and_a_thread_at_once(face: str) -> None:
-    # Models by spec are loaded by whoever comes first, and shared.
+    # Models by spec are loaded by the first caller, and shared.
     model = llm()
     blocking: list[str] = []
     thread = threading.Thread(target=lambda: blocking.extend(model.complete("q").text for _ in range(3)))
@@ -216,7 +216,7 @@ def test_one_llm_answers_two_loops_and_a_thread_at_once(face: str) -> None:
     assert blocking == [TEXT] * 3
 
 
-def test_a_drafter_that_never_works_is_told_once_over_all_calls() -> None:
+def test_a_drafter_that_never_works_is_reported_once_over_all_calls() -> None:
     model = llm(draft=ScriptedDrafter([ConnectionError("401")]), target=ScriptedTarget(["fine"]))
     for _ in range(7):
         model.complete("q")
@@ -304,7 +304,7 @@ def test_tool_histories_reach_the_models_in_the_form_of_chat_templates() -> None
     assert echo.calls[-1].prompt[2].extra == {"tool_call_id": "1", "name": "add"}
 
 
-def test_what_no_text_model_sees_is_refused() -> None:
+def test_content_that_no_text_model_sees_is_refused() -> None:
     image = ChatMessage(
         role="user", blocks=[TextBlock(text="what is it?"), ImageBlock(url="https://example.org/a.png")]
     )

@@ -88,7 +88,7 @@ def multiply(a: int, b: int) -> int:
 
 
 def thinker(path: Any, _: Any) -> str:
-    """Adds, multiplies, answers, line by line; and like many models it goes on to invent what the tool said."""
+    """Adds, multiplies, answers, line by line; and like many models it continues and invents the tool's reply."""
     seen = [message.content for message in path.prompt if message.content.startswith("Observation")]
     turn = [
         'Thought: I have to add.\nAction: add\nAction Input: {"a": 3, "b": 4}\nObservation: {8}\nThought: Now',

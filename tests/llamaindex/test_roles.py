@@ -200,7 +200,7 @@ async def test_a_targets_error_keeps_its_providers_type(kind: str, face: str, se
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-async def test_a_drafter_with_a_wrong_key_is_told_of_once(kind: str, cheap: Provider, served: Provider) -> None:
+async def test_a_drafter_with_a_wrong_key_is_reported_once(kind: str, cheap: Provider, served: Provider) -> None:
     cheap.answers(Reply("a wrong key", status=401))
     model = RSDLLM(draft=LLMS[kind](cheap), target=LLMS[kind](served), verifier=short)
     with pytest.warns(RoleWarning, match="the drafter has failed .*a wrong key") as told:
@@ -220,7 +220,7 @@ async def test_a_timeout_with_nothing_written_raises(face: str, served: Provider
     assert caught.value.partial.finish_reason == "max_seconds"
 
 
-async def test_a_server_that_is_away_is_no_fault_of_the_others(served: Provider) -> None:
+async def test_a_server_that_is_down_does_not_affect_the_others(served: Provider) -> None:
     away = Ollama(model="qwen3", base_url="http://127.0.0.1:9", request_timeout=2)  # asks for its window at first
     model = RSDLLM(draft=away, target=openai_rules(served), verifier=short, context_window=None)
     assert (await model.acomplete("q")).text == "fine"
@@ -297,7 +297,7 @@ def test_two_loops_and_the_blocking_face_share_a_client(kind: str, served: Provi
     assert model.complete("q").text == "fine"
 
 
-def test_what_is_no_model_is_refused_with_what_would_be_one() -> None:
+def test_an_invalid_model_is_refused_with_valid_ones() -> None:
     with pytest.raises(ValueError, match=r"cannot be the drafter.* a LlamaIndex LLM"):
         RSDLLM(draft=3)
     with pytest.raises(ValueError, match=r"cannot be the verifier.* a function of \(messages, reply\)"):
@@ -405,7 +405,7 @@ def test_models_of_text_read_the_same_history_and_see_no_image_of_the_users() ->
         model.chat([ChatMessage(role="user", blocks=[ImageBlock(url="https://example.org/a.png")])])
 
 
-def test_older_histories_hold_calls_beside_the_blocks(served: Provider) -> None:
+def test_older_histories_hold_calls_next_to_the_blocks(served: Provider) -> None:
     function = {"type": "function", "id": "1", "function": {"name": "add", "arguments": '{"a": 1}'}}
     held = ChatMessage(role="assistant", content="", additional_kwargs={"tool_calls": [function]})
     result = ChatMessage(role="tool", content="2", additional_kwargs={"tool_call_id": "1"})
@@ -419,7 +419,7 @@ def test_older_histories_hold_calls_beside_the_blocks(served: Provider) -> None:
     assert echo.calls[-1].prompt[1].extra["tool_calls"][0]["function"] == {"name": "add", "arguments": {"a": 1}}
 
 
-def test_a_thought_is_a_block_whether_told_apart_or_in_the_text(served: Provider) -> None:
+def test_a_thought_is_a_block_whether_separate_or_in_the_text(served: Provider) -> None:
     served.answers(Reply("Ten.", thought="12-2=10."), "<think>\n12-2=10.\n</think>\n\nTen.")
     for llm in (anthropic(served), ollama(served)):
         response = RSDLLM(draft=llm, target=llm, verifier=short).chat([ChatMessage(content="q")])

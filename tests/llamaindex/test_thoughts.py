@@ -33,7 +33,7 @@ def thought(response: Any) -> str:
 
 @OPENED
 @pytest.mark.parametrize("face", FACES)
-async def test_every_face_gives_the_answer_with_the_thought_beside_it(face: str, opens: bool) -> None:
+async def test_every_interface_gives_the_answer_with_a_separate_thought(face: str, opens: bool) -> None:
     responses = await ask(RSDLLM(decoder=thinker(opens=opens)), face)
     assert (text(responses[-1]), thought(responses[-1])) == (ANSWER, THOUGHT)
     result = result_of(responses[-1])
@@ -75,7 +75,7 @@ def test_thoughts_of_a_history_reach_the_models() -> None:
     assert dict(target.calls[1].prompt[0].extra) == {"reasoning_content": "hm"}
 
 
-def test_a_response_that_was_begun_in_its_thought_is_gone_on_with() -> None:
+def test_a_response_that_was_begun_in_its_thought_is_continued() -> None:
     llm = RSDLLM(decoder=TargetOnly(target=ScriptedTarget(["So ten.\n</think>\n\n", "Ten."])))
     begun = ChatMessage(role="assistant", blocks=[ThinkingBlock(content="12-2=10.")])
     message = llm.chat([ChatMessage(role="user", content="q"), begun]).message

@@ -1,4 +1,4 @@
-"""Tools: agents and programs of LlamaIndex over `RSDLLM`; what is executed, and what never is."""
+"""Tools: agents and programs of LlamaIndex over `RSDLLM`; which calls are executed, and which never are."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ CUT = Reply(calls=[Call("transfer", '{"amount": 100')], reason="length")
 
 @pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("kind", CLASSES)
-async def test_a_call_that_was_cut_is_no_call(kind: str, face: str, served: Provider) -> None:
+async def test_a_call_that_was_cut_is_not_a_call(kind: str, face: str, served: Provider) -> None:
     # Three of the classes have an object where the text was cut, and all of them would execute it.
     whole = Reply(calls=[Call("transfer", '{"amount": 100}')], reason="length")
     bank = Bank()
@@ -184,7 +184,7 @@ async def test_a_call_that_was_cut_is_no_call(kind: str, face: str, served: Prov
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind not in ("openai", "ollama")])
-def test_an_object_that_a_filter_cut_is_no_call(kind: str, served: Provider) -> None:
+def test_an_object_that_a_filter_cut_is_not_a_call(kind: str, served: Provider) -> None:
     bank = Bank()
     served.answers(Reply(calls=[Call("transfer", '{"amount": 100}')], reason="filter"))
     llm = RSDLLM(draft=LLMS[kind](served), target=LLMS[kind](served), verifier=lambda *_: 1.0)
@@ -219,7 +219,7 @@ async def test_of_several_calls_the_whole_ones_are_executed(served: Provider) ->
 
 
 @pytest.mark.parametrize("told", ["{bad", "null", "[1]", "3", '"amount"', '{"amount": 1}}', '{"amount"'])
-async def test_arguments_that_are_no_object_are_no_call(told: str, served: Provider) -> None:
+async def test_arguments_that_are_not_an_object_are_not_a_call(told: str, served: Provider) -> None:
     bank = Bank()
     served.answers(Reply(calls=[Call("transfer", told)], reason="tool_calls"))
     llm = RSDLLM(draft=openai_rules(served), target=openai_rules(served), verifier=lambda *_: 1.0)
@@ -234,7 +234,7 @@ ANY = RSDLLM(draft=MockLLM(), target=MockLLM(), verifier=fair)
 
 
 @given(st.dictionaries(st.text(), st.recursive(st.integers() | st.text() | st.none(), st.lists)), st.data())
-def test_a_prefix_of_arguments_is_no_call_and_all_of_them_are(arguments: dict[str, Any], data: Any) -> None:
+def test_a_prefix_of_arguments_is_not_a_call_and_all_of_them_are(arguments: dict[str, Any], data: Any) -> None:
     written = json.dumps(arguments, ensure_ascii=data.draw(st.booleans()))
     assert arguments_of(ToolCallBlock(tool_name="t", tool_kwargs=written)) == arguments
     cut = written[: data.draw(st.integers(1, len(written) - 1))]
@@ -296,7 +296,7 @@ async def test_structured_prediction_is_a_call(kind: str, cheap: Provider, serve
         llm.structured_predict(Album, prompt, topic="sea")
 
 
-def test_whether_tools_can_be_called_is_told_by_the_models(served: Provider) -> None:
+def test_whether_tools_can_be_called_depends_on_the_models(served: Provider) -> None:
     plain, calling = MockLLM(), MockFunctionCallingLLM()
 
     def can(draft: Any, target: Any, **options: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What the tests of LlamaIndex share: a small scripted world and all eight faces of an LLM."""
+"""Shared by the tests of LlamaIndex: a small scripted world and all eight interfaces of an LLM."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def load(name: str) -> ScriptedDrafter:
 
 
 class Locked(ScriptedDrafter):
-    """A model as they are: it holds a lock, which does not pickle, and a key, which nobody may see."""
+    """A typical model: it holds a lock, which does not pickle, and a key, which must stay secret."""
 
     def __init__(self) -> None:
         super().__init__(["mine"])

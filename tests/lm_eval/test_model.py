@@ -1,4 +1,4 @@
-"""The adapter under lm-evaluation-harness itself, on a task of its own with the embedded models."""
+"""The adapter under lm-evaluation-harness itself, on a custom task with the embedded models."""
 
 import itertools
 import runpy
@@ -156,7 +156,7 @@ def test_a_failed_request_costs_no_other_its_answer() -> None:
     assert model.get_model_info()["requests"] == 4
 
 
-def test_what_was_got_over_is_in_the_report() -> None:
+def test_handled_faults_are_in_the_report() -> None:
     decoder = RewardGuidedDecoder(
         drafter=ScriptedDrafter([RuntimeError("401")]), verifier=ScriptedVerifier([1]), target=ScriptedTarget(["fine"])
     )
@@ -179,7 +179,7 @@ def test_a_method_as_text_is_made_of_the_configuration() -> None:
         RSDModel(DraftOnly(drafter=ScriptedDrafter(["x"])), policy="constant:0")
 
 
-def test_thoughts_are_no_part_of_the_answer_and_stop_strings_end_the_answer_alone() -> None:
+def test_thoughts_are_not_part_of_the_answer_and_stop_strings_end_the_answer_alone() -> None:
     model = RSDModel(thinker())
     made: Any = [Request("q"), Request("q", until=["12", "STOP"]), Request("q", until=["The answer"], max_gen_toks=500)]
     assert model.generate_until(made) == [ANSWER, "Two of ", "Two of 12 are taken.\n\n"]

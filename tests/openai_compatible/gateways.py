@@ -1,4 +1,4 @@
-"""What gateways between a server and its clients leave out, add and change, each as it was seen somewhere."""
+"""Fields that gateways between a server and its clients drop, add and change, each as observed in the wild."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def without(*names: str) -> Gateway:
 
 
 def usage(told: Any) -> Gateway:
-    """Has counts of its own."""
+    """Has its own counts."""
     return Gateway(reply=lambda data: data | {"usage": told})
 
 
@@ -60,7 +60,7 @@ def _trim(choice: Data) -> None:
 
 
 def reasons(words: dict[str, str | None]) -> Gateway:
-    """Has finish reasons of its own."""
+    """Has its own finish reasons."""
     return choices(lambda choice: choice.update(finish_reason=words.get(choice.get("finish_reason") or "")))
 
 

@@ -93,7 +93,7 @@ class Vendor:
     """Whether the tokens of thoughts are in the total alone."""
     ends: str = "stop"
     repeats: bool = False
-    """Whether an answer repeats the text that it goes on with."""
+    """Whether an answer repeats the text that it continues."""
 
 
 def _off(name: str, value: Any) -> Callable[[Body], bool]:

@@ -1,4 +1,4 @@
-"""Whatever was paid for is charged: replies that are refused, attempts before one that works, streams that are cut."""
+"""All paid work is charged: refused replies, attempts before one that works, interrupted streams."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
@@ -57,7 +57,7 @@ def counts(usage: Usage) -> tuple[int, int, int, int]:
 def test_a_reply_that_is_refused_is_charged(vllm: Habits, connect: Connect, path: Path, fault: str) -> None:
     model, request = connect(vllm, retries=1), StepRequest((0,), max_tokens=6, delimiter="never")
     good = wait_for(model.generate(path, request)).usage
-    replies = 1 if fault == "wrong ids" else 2  # another tokenizer is no fault that passes
+    replies = 1 if fault == "wrong ids" else 2  # another tokenizer is not a temporary fault
     vllm.fault = lambda number: fault
     usage = cost_of(model.generate(path, request))
     assert counts(usage) == tuple(replies * count for count in counts(good))
@@ -170,7 +170,7 @@ def test_a_step_that_takes_too_long_is_charged_as_far_as_it_came(
     assert 0 < usage.generated < 20
 
 
-def test_a_stream_that_is_begun_anew_is_charged_for_both(vllm: Habits, connect: Connect, path: Path) -> None:
+def test_a_stream_that_is_restarted_is_charged_for_both(vllm: Habits, connect: Connect, path: Path) -> None:
     model, request = connect(vllm), StepRequest((0,), max_tokens=60, ahead=8)
     plain = wait_for(model.generate(path, StepRequest((0,), max_tokens=60))).usage
     first = len(vllm.requests)
@@ -282,7 +282,7 @@ def test_words_and_likelihoods_that_cannot_be_read_are_charged(
 @pytest.mark.parametrize(
     "body", [rows([]), rows(GOOD[:2]), rows([*GOOD[:2], [0.2, 0.3]]), lambda body: {"data": [], "usage": None}]
 )
-def test_rows_that_are_no_scores_are_charged(body: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+def test_rows_that_are_not_scores_are_charged(body: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
     alone, run = pooled(body), in_a_run(body)
     calls: list[tuple[PoolingVerifier, Coroutine[Any, Any, Any]]] = [
         (alone, alone.score(extended(STEPS[:2]), [step(STEPS[2])])),
@@ -354,7 +354,7 @@ def test_charges_of_several_replies_are_priced_one_by_one() -> None:
 def test_the_ledger_of_a_result_has_the_work_of_roles_that_failed(
     vllm: Habits, connect: Connect, questions: list[str]
 ) -> None:
-    """Every draft is paid for and refused, so the target writes; and then the rows of its verifier are no scores."""
+    """Every draft is paid for and refused, so the target writes; and then the rows of its verifier are not scores."""
     drafter = connect(vllm, retries=0, **PRICES)
     vllm.fault = lambda number: "no choices"
     target, scores = ScriptedTarget(["So 57.\n\n", "The end."]), ScriptedVerifier([0.9])

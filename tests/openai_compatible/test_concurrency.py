@@ -1,4 +1,4 @@
-"""Whatever loops and threads ask at once, nothing is mixed up, asked twice or left behind."""
+"""Whichever loops and threads ask at once, nothing is mixed up, asked twice or left behind."""
 
 import asyncio
 import gc
@@ -40,7 +40,7 @@ BODY = {"model": "draft", "prompt": "Count.", "max_tokens": 4, "temperature": 0}
 
 
 def in_loops(calls: list[Callable[[], Coroutine[Any, Any, Any]]]) -> list[Any]:
-    """The results of calls, each in a loop and a thread of its own, all begun at once."""
+    """The results of calls, each in its own loop and thread, all begun at once."""
     barrier = threading.Barrier(len(calls))
 
     def run(call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -258,7 +258,7 @@ def test_candidates_that_are_cut_leave_nothing(vllm: Habits, connect: Connect, q
 
 
 def test_endless_cancelling_waits_for_the_end_all_the_same() -> None:
-    """Who cancels twice still learns what was done, and nothing goes on after that."""
+    """After a second cancellation the work is still reported, and nothing continues."""
     ended = threading.Event()
 
     async def work() -> None:

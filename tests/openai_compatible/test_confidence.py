@@ -1,4 +1,4 @@
-"""Log-probabilities of what a server wrote, for `confidence:`: told in every mode, or refused."""
+"""Log-probabilities of a server's text, for `confidence:`: available in every mode, or refused."""
 
 from __future__ import annotations
 

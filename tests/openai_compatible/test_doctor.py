@@ -56,7 +56,7 @@ def test_each_fault_is_found_by_its_name(vllm: Habits, servers: dict[str, Habits
     vllm.name = name
 
 
-def test_a_wrong_profile_is_told_with_the_spec_that_works(servers: dict[str, Habits], connect: Connect) -> None:
+def test_a_wrong_profile_is_reported_with_the_spec_that_works(servers: dict[str, Habits], connect: Connect) -> None:
     found = wait_for(connect(servers["llamacpp"], None, profile="vllm", mode="completions").examine())
     told = {one.name: one.told for one in found}
     assert told["steps"].endswith(f"Remedy: {told['spec']}")
@@ -73,7 +73,7 @@ def test_a_model_that_is_not_there_is_named(vllm: Habits, connect: Connect) -> N
     assert (told.ok, told.told) == (False, f"{name!r} is not in the server's list: other")
 
 
-def test_log_probabilities_that_a_gateway_drops_are_no_fault(vllm: Habits, connect: Connect) -> None:
+def test_log_probabilities_that_a_gateway_drops_are_not_a_fault(vllm: Habits, connect: Connect) -> None:
     """Who needs them is told by the verdict on the role."""
 
     def dropped(data: dict[str, Any]) -> dict[str, Any]:
@@ -103,8 +103,8 @@ def test_the_command_prints_a_table_or_json_and_tells_by_its_exit_code(vllm: Hab
     assert "is the server up" in only["told"]
 
 
-def test_near_ties_are_no_fault_of_a_server(vllm: Habits, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tokens within rounding of each other: after a prefix of its own, the other one is written."""
+def test_near_ties_are_not_a_fault_of_a_server(vllm: Habits, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tokens within rounding of each other: after its own prefix, the other one is written."""
     write, tied = Habits.write, {tuple(vllm.ids_of({"messages": [{"role": "user", "content": QUESTION}]}))}
 
     def other_token(server: Habits, ids: list[int], body: dict[str, Any]) -> Any:

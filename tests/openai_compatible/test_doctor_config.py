@@ -107,7 +107,7 @@ def test_what_was_found_out_is_written_as_it_goes_into_the_file(tmp_path: Path) 
         assert yaml.safe_load(pasted) == data["changes"]
 
 
-def test_what_does_not_work_is_told_for_its_role(vllm: Habits, tmp_path: Path) -> None:
+def test_what_does_not_work_is_reported_for_its_role(vllm: Habits, tmp_path: Path) -> None:
     target = f"openai,tokenizer={TOKENIZER}:draft@{vllm.url}"
     away = "openai,retries=0:m@http://127.0.0.1:9"
     data = doctor(written(tmp_path, drafter=away, verifier="embedded:draft", target=target))
@@ -127,7 +127,7 @@ def test_what_does_not_work_is_told_for_its_role(vllm: Habits, tmp_path: Path) -
         ({"drafter": "openai,key_env=NOT_THERE:m@URL"}, "NOT_THERE"),
     ],
 )
-def test_a_configuration_that_is_wrong_is_told_before_any_server_is_asked(
+def test_a_configuration_that_is_wrong_is_reported_before_any_server_is_asked(
     vllm: Habits, tmp_path: Path, wrong: dict[str, Any], told: str
 ) -> None:
     text = json.dumps(
@@ -161,7 +161,7 @@ def test_all_models_of_a_file_for_the_server_are_examined(vllm: Habits, tmp_path
     assert {name: [one["ok"] for one in told["roles"]] for name, told in data.items()} == {"a": [True], "b": [False]}
 
 
-def test_files_and_models_of_this_process_are_told_as_such(tmp_path: Path) -> None:
+def test_files_and_models_of_this_process_are_reported_as_such(tmp_path: Path) -> None:
     file = embedded("draft")
     config = written(
         tmp_path, drafter=f"gguf:{file}", verifier="embedded:verifier", target=f"gguf:{tmp_path / 'none.gguf'}"

@@ -1,4 +1,4 @@
-"""An endpoint under faults: tried again where that helps, told clearly where not, and its key kept to itself."""
+"""An endpoint under faults: retries if they help, clear errors otherwise, and a secret key."""
 
 import asyncio
 import logging
@@ -42,7 +42,7 @@ def ask(endpoint: Endpoint, **body: Any) -> Any:
 
 
 @pytest.mark.parametrize("fault", ["http500", "429", "malformed", "cut"])
-def test_passing_faults_are_tried_again(vllm: Habits, connected: Callable[..., Endpoint], fault: str) -> None:
+def test_passing_faults_are_retried(vllm: Habits, connected: Callable[..., Endpoint], fault: str) -> None:
     vllm.fault = lambda number: fault if number < 2 else None
     assert ask(connected())["choices"][0]["text"]
     assert len(vllm.requests) == 3
@@ -71,7 +71,7 @@ def test_lasting_faults_name_the_server_and_the_cause(
     assert len(vllm.requests) == 2
 
 
-def test_a_shape_that_nobody_expects_is_a_fault(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
+def test_an_unexpected_shape_is_a_fault(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
     def read(data: dict[str, Any]) -> Any:
         return data["data"][0]["embedding"]
 
@@ -79,7 +79,7 @@ def test_a_shape_that_nobody_expects_is_a_fault(vllm: Habits, connected: Callabl
         wait_for(connected(retries=0).post("completions", BODY, read))
 
 
-def test_a_refusal_is_told_at_once(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
+def test_a_refusal_is_reported_at_once(vllm: Habits, connected: Callable[..., Endpoint]) -> None:
     with pytest.raises(Refused, match=r"does not exist.*base URL") as caught:
         ask(connected(), model="nope")
     assert isinstance(caught.value, ConfigurationError)
@@ -87,7 +87,7 @@ def test_a_refusal_is_told_at_once(vllm: Habits, connected: Callable[..., Endpoi
 
 
 @pytest.mark.parametrize("fault", ["cut", "http500"])
-def test_a_stream_without_an_end_is_a_fault_and_begun_anew(
+def test_a_stream_without_an_end_is_a_fault_and_restarted(
     vllm: Habits, connected: Callable[..., Endpoint], fault: str
 ) -> None:
     vllm.fault = lambda number: fault if number == 0 else None
@@ -199,7 +199,7 @@ def test_the_key_of_openai_stays_with_openai(monkeypatch: pytest.MonkeyPatch) ->
         key("https://elsewhere.example/v1", key_env="NO_KEY")
 
 
-def test_a_url_without_its_scheme_is_no_part_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_without_its_scheme_is_not_part_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     for host in ("127.0.0.1:8000/v1", "localhost/v1", "gpu-1.example:8000", "10.0.0.1"):
         with pytest.raises(SpecError, match=f"it should look like small@http://{host}$"):
             load(f"openai:small@{host}")

@@ -1,4 +1,4 @@
-"""Gateways leave out, add and change what servers say: the answer is the same, or refused in clear words."""
+"""Gateways drop, add and change fields: the answer is the same, or refused with a clear message."""
 
 import asyncio
 import logging
@@ -144,7 +144,7 @@ def test_the_words_of_other_servers_are_known(reason: str, ending: Ending) -> No
     ],
 )
 @pytest.mark.parametrize("ahead", [0, 4])
-def test_reasons_that_no_step_can_end_by_are_told_at_once(
+def test_reasons_that_no_step_can_end_by_are_reported_at_once(
     vllm: Habits, connect: Connect, questions: list[str], reason: Any, error: type[Exception], told: str, ahead: int
 ) -> None:
     model, path = connect(vllm), Path(as_prompt(questions[0]))
@@ -235,7 +235,7 @@ def test_bodies_without_choices_are_faults_and_events_are_not() -> None:
         ({"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 19}, {"read": 7, "cached": 0, "wrote": 12}),
     ],
 )
-def test_counts_are_what_is_told(told: Any, counts: dict[str, int]) -> None:
+def test_counts_are_what_is_reported(told: Any, counts: dict[str, int]) -> None:
     assert token_counts({"usage": told}) == counts
 
 
@@ -264,7 +264,7 @@ def cancelled(model: OpenAIGenerator, path: Path, request: StepRequest, server: 
 
 
 @pytest.mark.parametrize(("hidden", "tokenizer"), [((), None), (("usage",), None), (("usage",), "given")])
-def test_what_a_cancelled_stream_wrote_is_told_or_estimated(
+def test_what_a_cancelled_stream_wrote_is_reported_or_estimated(
     vllm: Habits, connect: Connect, questions: list[str], hidden: tuple[str, ...], tokenizer: str | None
 ) -> None:
     """By the counts that come with every event; by the ids or the text that came where a gateway hides them."""

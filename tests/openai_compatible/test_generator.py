@@ -179,7 +179,7 @@ def test_another_models_tokenizer_is_found_out(
         step_of(model, Path(as_prompt(questions[0])))
 
 
-def test_a_full_context_is_told_from_a_prompt_that_fills_it(
+def test_a_full_context_is_distinguished_from_a_prompt_that_fills_it(
     servers: dict[str, Habits], connect: Connect, draft: HuggingFaceGenerator, questions: list[str]
 ) -> None:
     for kind in ("vllm", "llamacpp"):

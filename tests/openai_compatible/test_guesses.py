@@ -201,7 +201,7 @@ def test_the_model_in_process_makes_the_same_of_a_guess(
 
 
 @pytest.mark.parametrize("fault", ["http500", "429", "malformed"])
-def test_a_fault_while_reading_is_got_over(
+def test_a_fault_while_reading_is_handled(
     vllm: Habits, target: OpenAIGenerator, questions: list[str], fault: str
 ) -> None:
     path, step = answer(target, questions[0])[0]
@@ -211,7 +211,7 @@ def test_a_fault_while_reading_is_got_over(
     assert len(vllm.requests) == first + 2
 
 
-def test_where_nothing_is_told_of_what_is_read_the_target_writes(
+def test_without_counts_of_what_is_read_the_target_writes(
     vllm: Habits, connect: Connect, questions: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drafter, rewards = ScriptedDrafter(["First, 3 times 4 is 12.\n\n"]), [0.1, 0.1, 0.9]
@@ -224,7 +224,7 @@ def test_where_nothing_is_told_of_what_is_read_the_target_writes(
     assert sum("prompt_logprobs" in request for request in vllm.requests) == 1
 
 
-def test_where_no_ids_are_told_the_text_goes_on(
+def test_where_no_ids_are_reported_the_text_goes_on(
     vllm: Habits, connect: Connect, questions: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, step = answer(connect(vllm), questions[0])[0]
@@ -246,7 +246,7 @@ def test_nothing_is_kept_beyond_what_may_end_the_answer(target: OpenAIGenerator)
     assert Guess(words, Path(as_prompt("Go on.")), draft, Delimiter(), 60).ids == list(ids)
 
 
-def test_what_was_read_is_told_when_the_writing_is_cancelled(
+def test_what_was_read_is_reported_when_the_writing_is_cancelled(
     vllm: Habits, target: OpenAIGenerator, questions: list[str]
 ) -> None:
     path, step = answer(target, questions[0])[0]

@@ -1,4 +1,4 @@
-"""Hosted APIs by their documents: strict about fields, each with a place of its own for thoughts."""
+"""Hosted APIs by their documents: strict about fields, each with its own place for thoughts."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path as Folder
@@ -73,7 +73,7 @@ def test_a_profile_sends_what_its_api_takes_and_reads_what_it_gives(
     assert api.refused == (1 if VENDORS[name].most < 32768 else 0)
     decoder.run(QUESTION)
     assert api.refused == (1 if VENDORS[name].most < 32768 else 0)
-    # Drawn answers have fields of their own.
+    # Sampled answers have their own fields.
     drawn = Settings(granularity="turn", temperature=0.7, top_p=0.9, limits=Limits(max_tokens=100))
     assert TargetOnly(target=decoder.target, settings=drawn).run(QUESTION).text == ANSWER
     few, asked = drawn.updated(top_k=20), len(api.requests)
@@ -138,7 +138,7 @@ def test_tokens_used_up_by_thoughts_end_the_answer_as_what_they_are(
 
 
 @pytest.mark.parametrize("api", ["openai_reasoning", "anthropic", "google"], indirect=True)
-def test_tokens_used_up_by_thoughts_that_nobody_sees_are_no_full_context(
+def test_tokens_used_up_by_thoughts_that_nobody_sees_are_not_a_full_context(
     api: Hosted, connect: Connect, request: pytest.FixtureRequest
 ) -> None:
     short = Settings(granularity="turn", limits=Limits(max_tokens=4))
@@ -245,7 +245,7 @@ def test_what_an_answer_repeats_of_its_beginning_is_left_out(api: Hosted, connec
 
 
 @pytest.mark.parametrize("api", ["fireworks"], indirect=True)
-def test_a_turn_that_was_cut_is_gone_on_with_by_no_chat(api: Hosted, connect: Connect) -> None:
+def test_no_chat_continues_a_turn_that_was_cut(api: Hosted, connect: Connect) -> None:
     model = connect(api, "fireworks")
     path = Path(as_prompt(QUESTION)).extend(Step("<think>\nHm.\n</think>\n\n", "delimiter", size=2))
     with pytest.raises(ConfigurationError, match="its chats always open a new turn"):

@@ -1,4 +1,4 @@
-"""HTTP as servers and what stands before them speak it: byte for byte, whole or broken."""
+"""HTTP as spoken by servers and proxies: byte for byte, complete or broken."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def ask(server: Wire, times: int = 1, **options: Any) -> list[Any]:
 
 
 def forever(answer: bytes) -> Callable[[Peer], None]:
-    """Answers every request alike."""
+    """Answers every request in the same way."""
 
     def script(peer: Peer) -> None:
         while True:
@@ -181,7 +181,7 @@ def test_what_json_libraries_differ_in_is_sent_and_read_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("how", ["closed", "closed on the next request", "reset on the next request"])
-def test_a_kept_connection_that_is_closed_is_no_fault(how: str) -> None:
+def test_a_kept_connection_that_is_closed_is_not_a_fault(how: str) -> None:
     """Servers close what is idle, and a request may be on its way just then."""
 
     def script(peer: Peer) -> None:
@@ -270,7 +270,9 @@ def test_an_answer_that_breaks_off_is_an_outage_and_not_asked_for_twice(said: by
         (OK + b"X: " + b"x" * 3000, "more than 2000 bytes"),
     ],
 )  # fmt: skip
-def test_what_is_no_answer_is_a_fault_and_no_outage(monkeypatch: pytest.MonkeyPatch, said: bytes, told: str) -> None:
+def test_an_invalid_answer_is_a_fault_and_not_an_outage(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, told: str
+) -> None:
     monkeypatch.setattr(http_connection, "LARGEST_BODY", 1000)
     monkeypatch.setattr(http_connection, "LARGEST_HEAD", 2000)
     with wired(forever(said)) as server:
@@ -286,7 +288,7 @@ def test_an_answer_that_nobody_asked_for_is_nobodys() -> None:
         assert server.connections == 3
 
 
-def test_statuses_without_a_body_and_redirects_are_told_and_not_followed() -> None:
+def test_statuses_without_a_body_and_redirects_are_reported_and_not_followed() -> None:
     answers = iter(
         [b"HTTP/1.1 204 No Content\r\n\r\n", whole(b"", b"Location: /v2", status=b"HTTP/1.1 307 T\r\n"), whole(UP)]
     )
@@ -310,7 +312,7 @@ def test_the_time_to_wait_is_read_however_it_is_spelt() -> None:
         assert (error.status, error.retry_after, error.throttled) == (503, 7.0, True)
 
 
-def test_an_answer_may_have_an_error_that_is_none() -> None:
+def test_an_answer_may_have_a_null_error() -> None:
     with wired(forever(whole(b'{"error": null, "up": true}'))) as server:
         assert ask(server) == [{"error": None, "up": True}]
 
@@ -386,10 +388,12 @@ def test_requests_that_end_while_they_connect_leave_no_connection(loop: Callable
         for turns in range(15):
             loop(run(turns))
         assert wait_until(lambda: server.open == 0)
-    gc.collect()  # sockets that nobody closed tell now
+    gc.collect()  # unclosed sockets warn now
 
 
-def test_connections_are_no_more_than_what_is_in_flight_and_dropped_once_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_no_more_connections_than_requests_in_flight_and_idle_ones_are_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(http_client, "KEPT", 0.3)
 
     async def work(endpoint: Endpoint) -> None:
@@ -418,7 +422,7 @@ def test_closing_fails_what_is_in_flight() -> None:
         using(server, work)
 
 
-def test_who_cannot_be_reached_is_away() -> None:
+def test_an_unreachable_server_is_down() -> None:
     with wired(forever(b"")) as gone:
         gone.close()
         (error,) = ask(gone)

@@ -1,4 +1,4 @@
-"""What is logged and what errors say: every retry and every degradation, no key, and nothing that a terminal obeys."""
+"""Logs and error messages: every retry and every degradation, no key, and no terminal control characters."""
 
 import logging
 import os
@@ -46,7 +46,7 @@ def test_every_retry_is_logged_with_its_request_attempt_reason_and_pause(
     assert not logged(logging.WARNING)
 
 
-def test_a_failure_that_is_not_tried_again_is_raised_and_not_logged(
+def test_a_failure_that_is_not_retried_is_raised_and_not_logged(
     vllm: Habits, logged: Callable[[int], list[str]]
 ) -> None:
     vllm.fault = lambda number: "http500"
@@ -187,7 +187,7 @@ def test_the_doctor_shows_no_control_characters(
         "http://é..example/v1",
     ],
 )
-def test_a_base_url_that_is_none_is_refused_at_once(url: str) -> None:
+def test_an_invalid_base_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ConfigurationError, match="is not a base URL") as caught:
         Endpoint("m", url)
     assert str(caught.value).isprintable()

@@ -1,4 +1,4 @@
-"""A server that is away or busy: calls wait within their patience, one of them tries, and all go on once it is back."""
+"""A server that is down or busy: calls wait within their patience, one probes, and all continue once it is back."""
 
 import asyncio
 import logging
@@ -52,7 +52,7 @@ async def connected(server: Scripted, **options: Any) -> AsyncIterator[Endpoint]
 
 
 async def ask(endpoint: Endpoint, prompt: str = "", concurrency: int | None = BATCH) -> str:
-    """A call that is a request of its own."""
+    """A call that is a separate request."""
     CALLER.set(Caller(concurrency=concurrency))
     answer = await endpoint.post("completions", {"prompt": prompt})
     return str(answer["choices"][0]["text"])
@@ -102,7 +102,7 @@ def seconds_since(started: float) -> float:
 @pytest.mark.parametrize(("concurrency", "seconds"), [(BATCH, 1.0), (INTERACTIVE, 0.3)])
 @on_the_loop
 async def test_a_second_of_502_fails_nobody(concurrency: int | None, seconds: float) -> None:
-    """A gateway without its server: 64 in flight, and nobody's retries are used up."""
+    """A gateway without its server: with 64 in flight, no request uses up its retries."""
     async with scripted(away_for(seconds)) as server, connected(server, retries=0) as endpoint:
         assert await asyncio.gather(*crowd(endpoint, 64, concurrency)) == ["done"] * 64
         assert 64 < len(server.requests) < 2 * 64 + 8, "each once more, and those that tried"
@@ -134,8 +134,8 @@ async def test_a_batch_waits_for_a_server_that_is_restarted(fault: str, caplog: 
 
 
 @on_the_loop
-async def test_nobody_waits_for_what_never_answered_interactively() -> None:
-    """It may be a mistake in the port; nobody is told of a patience that was never set."""
+async def test_no_call_waits_interactively_for_a_server_that_never_answered() -> None:
+    """The port may be wrong; the error does not mention a patience that was never set."""
     async with scripted(lambda *_: DONE) as server, connected(server) as endpoint:
         await server.kill()
         started = time.monotonic()
@@ -149,7 +149,7 @@ async def test_nobody_waits_for_what_never_answered_interactively() -> None:
 
 
 @on_the_loop
-async def test_somebody_waits_for_what_answered_before() -> None:
+async def test_calls_wait_for_a_server_that_answered_before() -> None:
     async with scripted(lambda *_: DONE) as server, connected(server, retries=0) as endpoint:
         await heard(endpoint, server)
         await server.kill()
@@ -267,7 +267,7 @@ async def test_a_poisoned_request_fails_alone() -> None:
 
 @pytest.mark.parametrize("reply", [Reply(504), Reply(hang_up=True)])
 @on_the_loop
-async def test_what_a_request_meets_alone_is_no_outage(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_of_a_single_request_is_not_an_outage(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway that gives up on one long answer, or a server that breaks off, and all others are answered."""
     monkeypatch.setattr("rsd_integrations.openai_compatible.sending.LONG_ATTEMPT", 0.1)
 
@@ -302,7 +302,7 @@ async def test_a_poisoned_request_leaves_the_next_trial_to_others() -> None:
 
 @on_the_loop
 async def test_a_server_that_fails_at_everything_is_waited_for() -> None:
-    """A gateway that tells an outage as 500: what all meet is no matter of a request."""
+    """A gateway that reports an outage as 500: a fault of all requests is not a fault of one."""
     async with scripted(away_for(0.5, BROKEN)) as server, connected(server, retries=1) as endpoint:
         assert await asyncio.gather(*crowd(endpoint, 32)) == ["done"] * 32
 
@@ -360,8 +360,8 @@ async def test_a_time_of_0_again_and_again_is_backed_off_from() -> None:
 
 
 @on_the_loop
-async def test_who_asks_to_be_spared_is_spared_by_all() -> None:
-    """Where nobody is let in, the others wait as told, and one of them tries."""
+async def test_back_pressure_of_a_server_holds_for_all() -> None:
+    """If no request is let in, the others wait as asked, and one of them probes."""
     busy = away_for(0.4, Reply(429, {"error": "slow down"}, "Retry-After: 0.5\r\n"))
     async with scripted(busy) as server, connected(server, retries=0, concurrency=8) as endpoint:
         calls = crowd(endpoint, 40)
@@ -425,7 +425,7 @@ async def test_who_is_cancelled_waits_no_longer_and_leaves_its_turn_to_others() 
 
 
 @on_the_loop
-async def test_who_closes_an_endpoint_waits_for_nobody() -> None:
+async def test_closing_an_endpoint_waits_for_no_call() -> None:
     async with scripted(lambda *_: AWAY) as server, connected(server) as endpoint:
         calls = crowd(endpoint, 8)
         await until(lambda: endpoint.breaker.is_open)
@@ -455,8 +455,8 @@ async def test_a_deadline_ends_the_wait() -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @on_the_loop
-async def test_a_web_page_is_no_answer(streamed: bool) -> None:
-    """Where no API was before, the URL is wrong, and nobody tries again; later, a gateway covers for its server."""
+async def test_a_web_page_is_not_an_answer(streamed: bool) -> None:
+    """Without an API before, the URL is wrong, and there is no retry; later, it is a gateway whose server is down."""
     page = Reply(200, "<!DOCTYPE html>\n<html><head><title>Sign in\n here</title></head></html>")
 
     async def send(endpoint: Endpoint) -> Any:
@@ -474,7 +474,7 @@ async def test_a_web_page_is_no_answer(streamed: bool) -> None:
 
 
 @on_the_loop
-async def test_a_web_page_in_place_of_a_list_of_models_is_told_as_one() -> None:
+async def test_a_web_page_in_place_of_a_list_of_models_is_reported_as_one() -> None:
     """And not as what an unknown server cannot do."""
     async with scripted(lambda *_: Reply(200, "<html><title>Welcome</title></html>")) as server:
         model = OpenAIGenerator(Endpoint("m", server.url))

@@ -1,4 +1,4 @@
-"""How many requests an endpoint has in flight: as many as the run says, and aloud where it cannot."""
+"""Requests in flight at an endpoint: as many as the run has, with a notice if it cannot."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def asked(server: Server, prompts: int, concurrency: int, places: int | None = None) -> None:
-    """Have so many prompts answered; each takes one request."""
+    """Answer a number of prompts; each takes one request."""
     model = OpenAIGenerator(Endpoint("m", server.url, concurrency=places), mode="completions")
     decoder = TargetOnly(target=model)
     results = await decoder.arun_many([f"Question {i}" for i in range(prompts)], concurrency=concurrency)
@@ -137,14 +137,14 @@ def test_the_command_line_tells_of_it_in_a_line(
     assert server.crowd == 2
 
 
-async def test_more_places_than_the_run_asks_for_are_nothing_to_tell(caplog: pytest.LogCaptureFixture) -> None:
+async def test_more_places_than_the_run_needs_cause_no_notice(caplog: pytest.LogCaptureFixture) -> None:
     async with serving() as server:
         await asked(server, 20, 16, places=200)
     assert server.crowd == 16
     assert not told(caplog)
 
 
-async def test_a_server_that_works_on_fewer_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_works_on_fewer_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     async with serving("me") as server:  # llama-cpp-python's, which has one lock
         await asked(server, 6, 6)
     assert server.crowd == 1
@@ -161,7 +161,7 @@ async def test_a_few_prompts_want_no_more_places_than_they_are(caplog: pytest.Lo
     assert not told(caplog)
 
 
-async def test_whoever_waits_is_served_by_the_age_of_the_prompt() -> None:
+async def test_calls_wait_by_the_age_of_their_prompt() -> None:
     async with serving() as server:
         model = OpenAIGenerator(Endpoint("m", server.url, concurrency=1), mode="completions")
         decoder = TargetOnly(target=model)

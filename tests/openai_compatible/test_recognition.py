@@ -1,4 +1,4 @@
-"""What kind of server it is, how long its window is and how much it does at once: found out by asking it."""
+"""A server's kind, window and concurrency, detected by asking it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields of a single request at servers: what is rendered here, what chats send, and what is refused."""
+"""Fields of a single request at servers: rendered here, sent in chats, or refused."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -123,7 +123,7 @@ def test_copies_share_the_server_and_what_is_known_of_it() -> None:
 
 
 def test_steps_of_a_chat_are_tried_out_as_the_request_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that thinks cannot go on in a chat; the same without thoughts can."""
+    """A model that thinks cannot continue in a chat; the same model without thoughts can."""
     asked: list[dict[str, Any]] = []
 
     async def check(ask: Any) -> None:

@@ -1,4 +1,4 @@
-"""Reward models behind servers: what servers give that is no score, and specs that cannot work.
+"""Reward models behind servers: invalid scores, and specs that cannot work.
 
 Real servers are in `tests/servers`. Here answers are scripted, since no server gives all of these on demand.
 """
@@ -197,7 +197,7 @@ def test_one_reading_gives_what_reading_step_by_step_does(
         (rows(GOOD, read=5), r"read 5 of \d+ tokens"),
     ],
 )
-def test_what_is_no_score_of_a_run_is_an_error(answer: Answer, told: str) -> None:
+def test_an_invalid_score_of_a_run_is_an_error(answer: Answer, told: str) -> None:
     with pytest.raises(VerifierError, match=told):
         asyncio.run(in_a_run(answer).score_run(extended(STEPS[:1]), [step(text) for text in STEPS[1:3]]))
 
@@ -215,7 +215,7 @@ def test_what_is_no_score_of_a_run_is_an_error(answer: Answer, told: str) -> Non
         (rows(GOOD, read=5), r"read 5 of \d+ tokens"),
     ],
 )
-def test_what_is_no_score_is_an_error_that_names_the_remedy(answer: Answer, told: str) -> None:
+def test_an_invalid_score_is_an_error_that_names_the_remedy(answer: Answer, told: str) -> None:
     with pytest.raises(VerifierError, match=told):
         score(pooled(answer))
 

@@ -1,4 +1,4 @@
-"""The end of a step is proved before the first one: an answer is whole, or refused, and never cut without a word."""
+"""The end of a step is verified before the first one: an answer is complete or refused, never silently cut."""
 
 import asyncio
 import logging
@@ -211,7 +211,7 @@ def test_servers_are_tried_out_once_and_the_first_call_pays(
 
 
 @pytest.mark.usefixtures("untried")
-def test_what_is_refused_is_tried_anew(vllm: Habits, connect: Connect, questions: list[str]) -> None:
+def test_a_refused_request_is_retried(vllm: Habits, connect: Connect, questions: list[str]) -> None:
     """Somebody may put it right while the program runs."""
     vllm.gateway = Gateway(PLAIN_FIELDS.request, without("stop_reason").reply)
     model, path = connect(vllm, profile="vllm"), Path(as_prompt(questions[0]))

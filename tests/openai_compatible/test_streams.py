@@ -1,4 +1,4 @@
-"""Drafts ahead come from one request that goes on, and are the drafts that separate requests would bring."""
+"""Drafts ahead come from one continuing request, and equal those of separate requests."""
 
 import asyncio
 import gc
@@ -180,7 +180,7 @@ def test_a_cap_of_the_servers_own_cuts_no_step(vllm: Habits, connect: Connect, q
     assert 3 < len(vllm.requests) < len(wanted)
 
 
-def test_nobody_asks_and_the_stream_ends(slow: Habits, connect: Connect, questions: list[str]) -> None:
+def test_a_stream_without_requests_ends(slow: Habits, connect: Connect, questions: list[str]) -> None:
     model, path = connect(slow), Path(as_prompt(questions[0]))
     asked = StepRequest((0,), max_tokens=4, ahead=1)
     (first,) = wait_for(model.generate(path, asked)).steps
@@ -194,7 +194,7 @@ def test_nobody_asks_and_the_stream_ends(slow: Habits, connect: Connect, questio
 
 
 def test_a_stream_ends_with_the_request(slow: Habits, connect: Connect, questions: list[str]) -> None:
-    """Also where nobody cancels: the path is freed."""
+    """Also without a cancellation: the path is freed."""
     model, path = connect(slow), Path(as_prompt(questions[0]))
     slow.pace = 0.2
     wait_for(model.generate(path, StepRequest((0,), max_tokens=1, ahead=50)))
@@ -203,9 +203,7 @@ def test_a_stream_ends_with_the_request(slow: Habits, connect: Connect, question
     assert wait_until(lambda: slow.dropped == 1)
 
 
-def test_whoever_goes_on_with_another_step_ends_the_stream(
-    slow: Habits, connect: Connect, questions: list[str]
-) -> None:
+def test_continuing_with_another_step_ends_the_stream(slow: Habits, connect: Connect, questions: list[str]) -> None:
     model, path = connect(slow), Path(as_prompt(questions[0]))
     few = StepRequest((0,), max_tokens=4, ahead=50)
     wait_for(model.generate(path, few))
@@ -235,7 +233,7 @@ def test_a_cancelled_step_ends_the_stream(slow: Habits, connect: Connect, questi
 
 
 @pytest.mark.parametrize("fault", ["http500", "429", "cut"])
-def test_faults_before_and_between_steps_are_got_over(
+def test_faults_before_and_between_steps_are_handled(
     vllm: Habits, connect: Connect, questions: list[str], fault: str
 ) -> None:
     model = connect(vllm)
@@ -284,7 +282,7 @@ def test_a_silent_stream_times_out(vllm: Habits, connect: Connect, questions: li
     assert streams(vllm).count(True) == 2
 
 
-def test_what_a_call_had_done_is_told_across_event_loops() -> None:
+def test_what_a_call_had_done_is_reported_across_event_loops() -> None:
     async def work() -> None:
         try:
             await asyncio.sleep(9)
@@ -315,7 +313,7 @@ def scripted(*steps: str) -> Callable[[Stream], Any]:
     return work
 
 
-def test_what_nobody_came_for_is_work_of_the_draft_in_its_place() -> None:
+def test_unused_text_of_a_stream_is_charged_to_the_draft_in_its_place() -> None:
     async def go() -> None:
         streams, asked = Streams(), StepRequest((0,), ahead=8)
         charged = list[Usage]()
@@ -345,7 +343,7 @@ def test_what_nobody_came_for_is_work_of_the_draft_in_its_place() -> None:
 
 
 def test_two_calls_for_the_same_step_get_the_same_step() -> None:
-    """The stream that goes on has one next step: the other call begins a stream of its own."""
+    """The continuing stream has one next step: the other call begins its own stream."""
 
     def write(begin: int) -> Callable[[Stream], Any]:
         async def work(stream: Stream) -> None:
@@ -424,7 +422,7 @@ def test_steps_do_not_depend_on_where_events_fall(ids: list[int], cuts: set[int]
         if whole or (len(step) == most and not (ends and at == len(ids) - 1)):
             wanted.append((tuple(step), "delimiter" if whole else "length"))
             step, before = [], PIECES[6] if written.endswith(PIECES[6]) else b""
-    if ends or (step and not wanted):  # what a cap of the server's own cuts in the middle is written anew
+    if ends or (step and not wanted):  # text that the server's own cap cuts in the middle is rewritten
         wanted.append((tuple(step), "end" if ends else "length"))
     made = list[Answer]()
 

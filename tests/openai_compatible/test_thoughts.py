@@ -1,4 +1,4 @@
-"""Thoughts of models behind servers: told apart or in the text, whole or streamed, cut or closed."""
+"""Thoughts of models behind servers: separate or in the text, whole or streamed, cut or closed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def body(reason: str = "stop", stop: Any = None, **message: Any) -> dict[str, An
 
 
 class Pieces:
-    """A vocabulary of some pieces; the last one is the token that ends an answer, which is no text."""
+    """A vocabulary of some pieces; the last one is the token that ends an answer, which is not text."""
 
     pieces = (b"a", b"b", b"\n", b"\n\n", b"</think>", b"Wait", b". ", b"")
     tokenizer: Any = type("Tokenizer", (), {"added_tokens_decoder": {}})
@@ -147,7 +147,7 @@ def test_a_stop_string_at_which_no_step_ends_is_written_past(
     word = plain.text[:1]
 
     class Odd(Splitter):
-        """Stops at what is no end."""
+        """Stops at an invalid end."""
 
         def end(self, text: str) -> int | None:
             at = text.find("\n\n")

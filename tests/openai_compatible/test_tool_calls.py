@@ -1,4 +1,4 @@
-"""Tools of a prompt at chats that write whole turns: what is sent, and what comes back as a call."""
+"""Tools of a prompt at chats that write whole turns: the requests, and the calls in replies."""
 
 import json
 from typing import Any
@@ -80,7 +80,7 @@ def test_a_turn_is_sent_the_tools_and_how_to_call_them() -> None:
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
 def test_a_server_that_passes_over_a_required_call_is_found_out(choice: Any) -> None:
-    """llama.cpp's server does, build 11549: its text is no call, and nobody would know."""
+    """llama.cpp's server does, build 11549: its text is not a call, which would go unnoticed."""
     with pytest.raises(ConfigurationError, match="ignores the field"):
         turn(says("stop", content="3"), fields={"tool_choice": choice})
     cut, _ = turn(says("length", content="Let me"), fields={"tool_choice": choice})
@@ -99,7 +99,7 @@ def test_a_call_is_the_message_as_it_came_and_a_text_for_all_others() -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "\n\n"])
-def test_a_call_without_a_word_is_no_blank_turn(content: str | None) -> None:
+def test_a_call_without_text_is_not_a_blank_turn(content: str | None) -> None:
     step, _ = turn(says(content=content, tool_calls=[CALL]))
     assert step.text == TEXT
     assert isinstance(step.native, dict)
@@ -165,7 +165,7 @@ def test_a_call_that_the_tokens_cut_is_kept_as_far_as_it_came() -> None:
         ({"tool_calls": "add"}, "an answer in an unknown format"),
     ],
 )
-def test_a_call_that_is_none_is_a_fault_of_the_server_and_paid(message: dict[str, Any], told: str) -> None:
+def test_an_invalid_call_is_a_fault_of_the_server_and_charged(message: dict[str, Any], told: str) -> None:
     with pytest.raises(EndpointError, match=told) as caught:
         turn(says(**message))
     usage = usage_of(caught.value)
@@ -175,7 +175,7 @@ def test_a_call_that_is_none_is_a_fault_of_the_server_and_paid(message: dict[str
     assert (step.text, len(bodies)) == (TEXT, 2)
 
 
-def test_what_is_no_function_is_not_called() -> None:
+def test_only_functions_are_called() -> None:
     with pytest.raises(ConfigurationError, match="a tool of the type 'custom'; only functions"):
         turn(says(tool_calls=[{"id": "c", "type": "custom", "custom": {"name": "sh", "input": "ls"}}]))
 

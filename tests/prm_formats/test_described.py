@@ -1,4 +1,4 @@
-"""Formats as data: every built-in one can be written down, and one of a user's own works wherever a built-in does."""
+"""Formats as data: every built-in one can be written down, and a custom one works wherever a built-in does."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ def test_every_built_in_format_can_be_written_down(tmp_path: Folder, name: str, 
     assert read_format(file) == form
 
 
-def test_a_format_of_ones_own_by_file(tmp_path: Folder) -> None:
+def test_a_custom_format_by_file(tmp_path: Folder) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(MINE)
     form = find_format({"prm_format": "trl"}, {}, "x", str(file))
@@ -105,7 +105,7 @@ def test_it_scores_as_the_built_in_one(tmp_path: Folder) -> None:
         ("prompt: {|prompt: {{", r"'mine.yaml', line 2, is not YAML"),
     ],
 )
-def test_what_is_wrong_with_one_is_told_by_its_field(
+def test_what_is_wrong_with_one_is_reported_by_its_field(
     tmp_path: Folder, change: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, _, after = change.partition("|")
@@ -117,7 +117,7 @@ def test_what_is_wrong_with_one_is_told_by_its_field(
 
 
 @pytest.mark.parametrize("ending", ["yaml", "json"])
-def test_a_mark_of_the_byte_order_is_no_part_of_a_file(tmp_path: Folder, ending: str) -> None:
+def test_a_mark_of_the_byte_order_is_not_part_of_a_file(tmp_path: Folder, ending: str) -> None:
     """Editors on Windows write one."""
     file = tmp_path / f"mine.{ending}"
     file.write_text(json.dumps(yaml.safe_load(MINE)), encoding="utf-8-sig")
@@ -125,7 +125,7 @@ def test_a_mark_of_the_byte_order_is_no_part_of_a_file(tmp_path: Folder, ending:
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "score"])
-def test_a_file_without_fields_is_no_format(tmp_path: Folder, text: str) -> None:
+def test_a_file_without_fields_is_not_a_format(tmp_path: Folder, text: str) -> None:
     file = tmp_path / "odd.yml"
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=r"odd.yml' has .* instead of fields"):

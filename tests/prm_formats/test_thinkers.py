@@ -1,4 +1,4 @@
-"""Thoughts in the chats that outcome models read: once, with nothing lost, as each template has them."""
+"""Thoughts in the input of outcome models: once, with nothing lost, as in each template."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_thought_that_no_answer_follows_yet_is_read_as_its_template_ends_it(fa
     assert texts(family.name, Thinking(THINK), ["<think>\nFirst.\n\n"]) == [own]
 
 
-def test_thoughts_after_each_other_are_told_apart() -> None:
+def test_thoughts_after_each_other_are_distinguished() -> None:
     steps = ["<think>\nFirst.\n\n", "So.</think>", "<think>Again.</think>\n\n", "Yes.\n\n"]
     assert texts("opened_by_the_model", Thinking(THINK), steps)[-1].endswith(
         "<think>\nFirst.\n\nSo.\n\nAgain.\n</think>\n\nYes.\n\n<|im_end|>\n"

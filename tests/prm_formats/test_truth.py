@@ -1,4 +1,4 @@
-"""What reward models are given is what their cards make of it, on the vocabularies that they were published with."""
+"""The inputs of reward models are those of their cards, on the vocabularies that they were published with."""
 
 from __future__ import annotations
 

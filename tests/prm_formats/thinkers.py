@@ -1,4 +1,4 @@
-"""What an outcome model reads of a thought and an answer, beside its chat template's own text of such a message."""
+"""The input of an outcome model for a thought and an answer, against its chat template's own text of the message."""
 
 from __future__ import annotations
 

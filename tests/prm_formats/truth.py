@@ -1,4 +1,4 @@
-"""The table of truth: what is read of nasty solutions, beside what each model's card makes of them."""
+"""The table of truth: the inputs for nasty solutions against those by each model's card."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ QUICK_DEATHS = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 50
 def cluster() -> Iterator[Cluster]:
     """Two nodes, and this process connected to them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray 2.60 warns of its own defaults, and leaves sockets to be collected
+        warnings.simplefilter("ignore")  # Ray 2.60 warns about its own defaults, and leaves sockets to be collected
         made = Cluster(
             True, head_node_args={"num_cpus": CPUS, "include_dashboard": False, "_system_config": QUICK_DEATHS}
         )

@@ -1,4 +1,4 @@
-"""How many actors there are and what they take, by what they have to hold."""
+"""The number of actors and their resources, by their models."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_a_process_that_dies_is_replaced_and_one_that_dies_again_and_again_is_gi
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_no_actor_can_build_is_told_before_a_row_is_written(
+def test_what_no_actor_can_build_is_reported_before_a_row_is_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -112,7 +112,7 @@ def test_what_no_actor_can_build_is_told_before_a_row_is_written(
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_failed_on_an_actor_is_told_as_it_is_here(tmp_path: Path) -> None:
+def test_what_failed_on_an_actor_is_reported_as_it_is_here(tmp_path: Path) -> None:
     config = SCRIPTED.model_copy(update={"target": "openai,patience=0,retries=0:m@http://127.0.0.1:9/v1"})
     out = tmp_path / "out.jsonl"
     counts = run_journaled_on_ray(config, as_problems(["one"], ["a"]), out, actors=Actors(count=1))
@@ -139,9 +139,7 @@ def command(cluster: Cluster, prompts: Path, out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_is_ended_goes_on_where_it_was(
-    cluster: Cluster, prompts: Path, tmp_path: Path, how: signal.Signals
-) -> None:
+def test_a_run_that_is_ended_resumes(cluster: Cluster, prompts: Path, tmp_path: Path, how: signal.Signals) -> None:
     out = tmp_path / "out.jsonl"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command(cluster, prompts, out), env=env, stderr=subprocess.PIPE, text=True) as process:
@@ -156,7 +154,7 @@ def test_a_run_that_is_ended_goes_on_where_it_was(
     assert 29 <= finished < 300
     if how is signal.SIGINT:
         assert process.returncode == 130
-        assert "the same command goes on from there" in said
+        assert "the same command continues from there" in said
     counts = run_journaled(SLOW, as_problems([f"question {n}" for n in range(finished + 20)]), out)
     assert counts.failed == 0
     assert counts.found >= finished - 8
@@ -166,15 +164,15 @@ def test_a_run_that_is_ended_goes_on_where_it_was(
 def test_options_of_ray_are_checked_before_anything_starts(prompts: Path, tmp_path: Path) -> None:
     words = ["batch", str(prompts), "--out", str(tmp_path / "out.jsonl")]
     for further, message in (
-        (["--actors", "4"], "'--actors 4' is of use with --ray alone"),
-        (["127.0.0.1:6379"], "'127.0.0.1:6379' is of use with --ray alone"),
+        (["--actors", "4"], "'--actors 4' needs --ray"),
+        (["127.0.0.1:6379"], "'127.0.0.1:6379' needs --ray"),
         (["--ray", "--actors", "0"], "count: Input should be greater than or equal to 1"),
     ):
         refused = CliRunner().invoke(app, [*words, *further])
         assert message in str(refused.exception), refused.output
 
 
-def test_a_cluster_that_is_not_there_is_told_at_once(prompts: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_reported_at_once(prompts: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     words = [
         "-m",

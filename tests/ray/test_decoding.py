@@ -71,7 +71,7 @@ def test_a_column_of_messages_is_a_column_of_prompts() -> None:
     assert "is not a message" in rows[1]["error"]
 
 
-def test_a_repeat_number_that_is_none_is_an_error_of_its_row() -> None:
+def test_an_invalid_repeat_number_is_an_error_of_its_row() -> None:
     rows = decoded(
         [{"prompt": "one", "r": 1}, {"prompt": "one", "r": None}, {"prompt": "one", "r": -1}], repeat_column="r"
     )
@@ -96,7 +96,7 @@ def test_every_block_has_the_same_types_whatever_is_known_in_it() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_columns_that_do_not_fit_are_told_before_anything_runs() -> None:
+def test_columns_that_do_not_fit_are_reported_before_anything_runs() -> None:
     config = RSDConfig.parse(SCRIPTED)
     with pytest.raises(ConfigurationError, match=r"no column 'prompt'; it has question, answer"):
         decode(ray.data.from_items([{"question": "one", "answer": "1"}]), config, prefix="rsd_")

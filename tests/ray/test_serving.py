@@ -45,7 +45,7 @@ def test_replicas_take_what_the_server_takes_and_scale_before_it_is_full() -> No
     assert made.ray_actor_options["num_cpus"] == 1
 
 
-def test_what_is_wrong_is_told_where_the_app_is_built() -> None:
+def test_what_is_wrong_is_reported_where_the_app_is_built() -> None:
     with pytest.raises(ConfigurationError, match=r"drafter.*names no model"):
         serving.build_app({"drafter": "nonsense"})
     with pytest.raises(ConfigurationError, match="environment variable NO_SUCH_KEY is empty in this replica"):

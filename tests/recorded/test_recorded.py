@@ -1,4 +1,4 @@
-"""Recorded runs: what is replayed is what was recorded, for every method, and nothing else is made up."""
+"""Recorded runs: a replay gives what was recorded, for every method, and invents nothing."""
 
 import asyncio
 import gzip

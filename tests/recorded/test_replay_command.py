@@ -83,7 +83,7 @@ def test_the_tasks_of_a_recipe_are_recorded_into_one_file(problems: str, tmp_pat
 
 def test_options_without_a_meaning_in_a_replay_are_refused(tmp_path: Path) -> None:
     for option in ("--journal", "--record", "--recipe"):
-        with pytest.raises(RSDError, match=f"--replay asks no model and takes seconds; leave out {option}"):
+        with pytest.raises(RSDError, match=f"--replay asks no model; remove {option}"):
             rsd("eval", "--replay", "embedded", option, str(tmp_path / "x"))
     with pytest.raises(RSDError, match="--record, --seeds are for the other tasks"):
         rsd("eval", "--task", "processbench", "--record", "x", "--seeds", "2")

@@ -1,4 +1,4 @@
-"""`rsd serve` as users start it: a process of its own."""
+"""`rsd serve` as users start it: in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers of the tests: the app on a real socket, in a thread of its own."""
+"""Servers of the tests: the app on a real socket, in its own thread."""
 
 from __future__ import annotations
 

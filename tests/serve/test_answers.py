@@ -1,4 +1,4 @@
-"""What clients get: the decoder's own texts, step by step, and nothing that was rejected."""
+"""Answers to clients: the decoder's own texts, step by step, without rejected drafts."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_usage_counts_the_answers_own_tokens_and_the_bill_is_that_of_the_ledger(
     assert usage["rsd"]["drafter"]["generated"] > own - result.ledger.target.generated  # the rejected draft
 
 
-def test_why_an_answer_ended_and_what_was_got_over_is_told() -> None:
+def test_finish_reason_and_handled_faults_are_reported() -> None:
     decoder = scripted([RuntimeError("out of memory"), "two\n\n", "three"])
     with running(decoders={"rsd": decoder}) as server:
         choice = server.chat(max_tokens=3).json()["choices"][0]
@@ -182,7 +182,7 @@ def test_a_tool_call_in_a_text_is_a_tool_call() -> None:
         assert json.loads(one["function"]["arguments"]) == {"a": 1, "b": [2]}
     assert part["index"] == 0
     assert plain["finish_reason"] == "stop"
-    assert call in plain["message"]["content"]  # nobody asked for tools: it is text
+    assert call in plain["message"]["content"]  # without tools in the request it is text
     assert none["message"] == plain["message"]
 
 

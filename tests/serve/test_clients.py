@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote: OpenAI's package and curl get the texts of the bare decoder from `rsd serve`."""
+"""Third-party clients: OpenAI's package and curl get the texts of the bare decoder from `rsd serve`."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_curl_gets_an_answer_and_sees_a_stream_as_events(served: str, bare: Deco
 
 
 @needs_curl
-def test_curl_is_told_of_a_body_that_is_no_json_and_of_a_form(served: str) -> None:
+def test_curl_gets_an_error_for_a_body_that_is_not_json_and_for_a_form(served: str) -> None:
     code = ("--write-out", "\n%{http_code}", "--data", "{bad")
     for kind, status in (("application/json", "400"), ("application/x-www-form-urlencoded", "415")):
         told, _, answered = curl(

@@ -52,7 +52,7 @@ class Served(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        # By default all instances share their connections, and here each test has an event loop of its own.
+        # By default all instances share their connections, and here each test has its own event loop.
         limits = httpx2.Limits(max_keepalive_connections=0)
         own = {"http_async_client": openai.DefaultAsyncHttpxClient(limits=limits)}
         return {"model": "rsd", "base_url": f"{self.url}/v1", "api_key": "none", "stream_usage": True, **own}

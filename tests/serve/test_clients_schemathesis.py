@@ -16,7 +16,7 @@ IN_FORM = (
     "response_schema_conformance",
 )
 EXAMPLES = 50
-"""Random requests to each route, beside those that schemathesis derives from the limits of each field."""
+"""Random requests to each route, in addition to those that schemathesis derives from the limits of each field."""
 
 
 def schemathesis(document: dict[str, Any], url: str, folder: Path, *options: str, checks: tuple[str, ...]) -> None:

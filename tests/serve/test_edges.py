@@ -1,4 +1,4 @@
-"""Hostile and unlucky clients: what they send is refused by name, and what they break off leaves nothing behind."""
+"""Hostile and unlucky clients: invalid requests are refused by name, and interrupted ones leave nothing behind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def endless(**settings: Any) -> Any:
 
 
 def nested(depth: int) -> str:
-    """JSON of so many objects, one in the other."""
+    """JSON with the given number of nested objects."""
     return '{"a":' * depth + "1" + "}" * depth
 
 
@@ -55,7 +55,7 @@ def test_a_policy_of_a_request_keeps_what_the_configured_one_may_spend() -> None
 
 
 @pytest.mark.parametrize("method", ["target", {"kind": "rsd", "policy": "always_draft"}])
-def test_a_policy_that_nobody_would_ask_is_refused(method: Any) -> None:
+def test_a_policy_that_would_never_be_asked_is_refused(method: Any) -> None:
     with running(ServeConfig(models={"rsd": RSDConfig.parse({**SCRIPTS, "method": method})})) as server:
         refused = server.chat(rsd={"policy": "always_target"})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "rsd.policy")
@@ -145,7 +145,7 @@ def test_a_server_that_ends_at_once_says_so() -> None:
         sent_body: list[bool] = []
         scope = _scope("/v1/chat/completions")
         request = asyncio.ensure_future(create_app(serving=serving)(scope, receive, send))
-        while not serving.admission.in_flight:  # noqa: ASYNC110 - it tells nobody
+        while not serving.admission.in_flight:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
         serving.drain()
         request.cancel()
@@ -186,7 +186,7 @@ def test_a_server_that_tells_by_an_error_that_the_client_went_away_is_understood
     assert not [one for one in caplog.records if one.exc_info]
 
 
-def test_behind_a_middleware_of_somebody_elses_a_client_that_goes_away_is_no_fault(
+def test_behind_a_middleware_of_somebody_elses_a_client_that_goes_away_is_not_a_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def wrap(app: Any) -> FastAPI:
@@ -215,13 +215,13 @@ def test_who_is_cancelled_before_it_waits_leaves_the_queue_at_once() -> None:
             other.cancel()
             assert not await asyncio.wait_for(leaving, 1)
             assert not await asyncio.wait_for(_take(admission, other), 1)
-            assert not admission._line  # nobody who left is remembered
+            assert not admission._line  # clients that left are forgotten
         assert (admission.in_flight, admission.waiting) == (0, 0)
 
     asyncio.run(run())
 
 
-def test_a_call_that_is_none_stays_where_it_was_written() -> None:
+def test_an_invalid_call_stays_where_it_was_written() -> None:
     text = "I say <tool_call>add 1</tool_call> and go on."
     decoder, answer = scripted([text]), Answer(0, tools=True)
     for event in decoder.stream(QUESTION):

@@ -34,7 +34,7 @@ def test_nothing_is_left_of_clients_that_hang_up_and_all_of_their_work_is_charge
     assert all(found["made"].values())
 
 
-def test_who_finds_the_queue_full_is_told_when_to_come_back_and_the_others_are_answered_in_order() -> None:
+def test_a_full_queue_says_when_to_come_back_and_the_others_are_answered_in_order() -> None:
     found = serve_load.queue(places=4, waiting=4, steps=3)
     assert (found["offered"], found["taken"], found["refused"]) == (20, 8, 12)
     assert found["refused_with_retry_after"] == 12

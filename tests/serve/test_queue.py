@@ -69,7 +69,7 @@ def test_more_answers_than_could_ever_wait_are_refused_for_good() -> None:
 
 @given(places=st.integers(1, 3), queue=st.integers(0, 4), seed=st.integers(0, 10**6))
 def test_places_go_to_the_oldest_and_none_is_ever_lost(places: int, queue: int, seed: int) -> None:
-    """Whoever comes, leaves early or fails: never more than the places, in order, and all of them free in the end."""
+    """Whether clients come, leave early or fail: never more than the places, in order, and all are free at the end."""
     dice = random.Random(seed)
     admission = Admission(places, queue)
     begun: list[int] = []
@@ -157,7 +157,7 @@ def test_one_answer_that_fails_ends_the_others_of_its_request() -> None:
         assert server.metric("rsd_calls_total", role="drafter") == calls_of(broken)
 
 
-def test_a_silent_stream_is_kept_alive_and_its_comments_are_no_events() -> None:
+def test_a_silent_stream_is_kept_alive_and_its_comments_are_not_events() -> None:
     config = ServeConfig(keep_alive=0.1)
     with running(config, {"rsd": scripted(delay=0.5)}) as server:
         response = server.chat(stream=True)
@@ -175,7 +175,7 @@ def test_steps_are_sent_as_they_are_accepted() -> None:
     assert all(later - sooner > 0.05 for sooner, later in itertools.pairwise(arrivals))
 
 
-def test_who_is_drained_gets_what_is_written_and_nobody_new_comes_in() -> None:
+def test_drained_clients_get_what_is_written_and_new_ones_are_refused() -> None:
     config = ServeConfig(drain=0.3)
     with running(config, {"rsd": endless()}) as server, concurrent.futures.ThreadPoolExecutor() as pool:
         in_flight = [pool.submit(server.chat, stream=stream) for stream in (True, False)]
@@ -240,7 +240,7 @@ def test_a_mounted_app_becomes_well_by_being_asked_for_its_health() -> None:
         wait_until(lambda: server.client.get("/rsd/health").json() == {"status": "ok"})
 
 
-def test_a_wrong_route_is_told_where_the_right_ones_are() -> None:
+def test_a_wrong_route_gets_an_error_with_the_correct_ones() -> None:
     with running(decoders={"rsd": scripted()}) as server:
         for route in ("/chat/completions", "/v2/chat/completions", "/v1/embeddings"):
             response = server.client.post(route, json={})
@@ -314,7 +314,7 @@ def test_options_alone_make_the_model_that_is_called_rsd(tmp_path: File) -> None
     assert answer["choices"][0]["rsd"]["target_share"] == 1
 
 
-def test_a_port_in_use_and_a_file_without_keys_are_told_in_a_line(tmp_path: File) -> None:
+def test_a_port_in_use_and_a_file_without_keys_are_reported_in_a_line(tmp_path: File) -> None:
     empty = tmp_path / "keys"
     empty.write_text("# none yet\n\n")
     alone = tmp_path / "alone.yaml"
@@ -323,8 +323,8 @@ def test_a_port_in_use_and_a_file_without_keys_are_told_in_a_line(tmp_path: File
         for options, why in (
             (["--port", url.rpartition(":")[2]], "choose another --port"),
             (["--host", "198.51.100.1"], "choose another --host"),
-            (["--config", str(alone)], "queue stands beside models"),
-            (["--api-key-file", str(empty)], "holds no key"),
+            (["--config", str(alone)], "queue needs models, which is missing"),
+            (["--api-key-file", str(empty)], "has no keys"),
             (["--api-key-file", str(tmp_path / "nothing")], "cannot be read"),
             (["--config", str(tmp_path / "nothing.yaml")], "cannot be read"),
             (["--config", str(tmp_path / "serve.yaml"), "--policy", "sigmoid"], "--policy is for one model"),

@@ -1,4 +1,4 @@
-"""What is wrong with a request is told in the form of the OpenAI API, before any model works."""
+"""Errors in a request are reported in the format of the OpenAI API, before any model works."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_request_cannot_make_the_server_read_a_file(tmp_path: Path, policy: An
     assert "not as a file" in response.json()["error"]["message"]
 
 
-def test_a_body_that_is_no_json_or_too_long_or_of_another_type_is_told_apart(served: Running) -> None:
+def test_a_body_that_is_not_json_or_too_long_or_of_another_type_is_distinguished(served: Running) -> None:
     def post(content: Any, kind: str = "application/json") -> tuple[int, str]:
         response = served.client.post("/v1/chat/completions", content=content, headers={"content-type": kind})
         return response.status_code, response.json()["error"]["message"]
@@ -148,7 +148,7 @@ def test_only_who_has_a_key_is_answered(caplog: pytest.LogCaptureFixture) -> Non
     assert KEY not in caplog.text
 
 
-def test_what_a_model_fails_with_is_told_with_what_was_written() -> None:
+def test_what_a_model_fails_with_is_reported_with_what_was_written() -> None:
     broken = scripted(["one\n\n", "two"], [0.9, 0.1], [RuntimeError("gone, api_key=sk-secret-of-a-provider")])
     with running(decoders={"rsd": broken.with_settings(broken.settings.updated(target_retries=0))}) as server:
         response = server.chat()
@@ -172,7 +172,7 @@ def test_a_prompt_that_is_too_long_is_a_fault_of_the_request() -> None:
             assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
-def test_what_nobody_expected_is_logged_and_kept_from_clients(
+def test_unexpected_errors_are_logged_and_kept_from_clients(
     served: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(name: str) -> None:
@@ -197,7 +197,7 @@ def test_what_nobody_expected_is_logged_and_kept_from_clients(
         ({"drafter": "nothing:x"}, "nothing"),
     ],
 )
-def test_a_configuration_that_cannot_work_is_told_before_anything_is_loaded(data: dict[str, Any], why: str) -> None:
+def test_a_configuration_that_cannot_work_is_reported_before_anything_is_loaded(data: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         create_app(ServeConfig.parse(data))
 

@@ -1,4 +1,4 @@
-"""/v1/responses by clients that nobody here wrote: OpenAI's package, and LangChain's with its standard tests."""
+"""/v1/responses with third-party clients: OpenAI's package, and LangChain's with its standard tests."""
 
 from __future__ import annotations
 

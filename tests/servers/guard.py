@@ -1,4 +1,4 @@
-"""Runs a command in a session of its own for as long as its own standard input stays open.
+"""Runs a command in its own session for as long as its standard input stays open.
 
     python -m tests.servers.guard COMMAND...
 
@@ -24,7 +24,7 @@ def main() -> None:
     """Start the command, wait for its end or that of the holder, and leave nothing of it behind."""
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # only the pipe counts
         signal.signal(name, signal.SIG_IGN)
-    # The command's output goes where the guard's errors go: nobody reads the pipe beyond the first line.
+    # The command's output goes where the guard's errors go: only the first line of the pipe is read.
     child = subprocess.Popen(
         sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True, preexec_fn=_default
     )
@@ -56,7 +56,7 @@ def _end(group: int) -> None:
         patience = time.monotonic() + GRACE
         while time.monotonic() < patience:
             time.sleep(0.1)
-            os.killpg(group, 0)  # raises once nobody is left
+            os.killpg(group, 0)  # raises once no process is left
         os.killpg(group, signal.SIGKILL)
 
 

@@ -44,7 +44,7 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # lets the worker be in the engine's process: of its own, it spins
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # keeps the worker in the engine's process: in a separate one, it spins
 }
 CALLS_TOOLS = (
     *("--enable-auto-tool-choice", "--tool-call-parser=hermes"),
@@ -59,7 +59,7 @@ class ServerError(RuntimeError):
 
 
 class Server:
-    """A server in a session of its own: vLLM, unless a subclass says otherwise.
+    """A server in its own session: vLLM, unless a subclass says otherwise.
 
     Args:
         name: What the model is called in requests.
@@ -183,7 +183,7 @@ class Server:
 
 
 class LlamaServer(Server):
-    """llama.cpp's own server, llama-server, in a session of its own; arguments as of `Server`.
+    """llama.cpp's own server, llama-server, in its own session; arguments as for `Server`.
 
     Args:
         slots: How many requests it works on at once, each with a whole window.
@@ -256,7 +256,7 @@ _locks: list[int] = []
 
 
 def free_port() -> int:
-    """A port that nobody listens at, and that no other launcher on this machine takes while this process lives."""
+    """A free port that no other launcher on this machine takes while this process lives."""
     for port in PORTS:
         lock = os.open(Path(tempfile.gettempdir()) / f"rsd-server-{port}.lock", os.O_CREAT | os.O_RDWR, 0o666)
         with suppress(BlockingIOError):

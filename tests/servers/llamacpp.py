@@ -18,7 +18,7 @@ def main() -> None:
     params.model.path = file
     params.model_alias = {name}
     params.hostnames, params.port = ["127.0.0.1"], int(port)
-    # Cells are shared out among the slots, so that each has a window of its own.
+    # Cells are shared out among the slots, so that each has its own window.
     params.n_ctx, params.n_parallel, params.warmup = int(window) * int(slots), int(slots), False
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(params)

@@ -40,7 +40,7 @@ def test_a_server_scores_as_in_process_and_as_the_card(served: dict[str, Served]
     served[case].check()
 
 
-def test_a_server_without_rows_at_the_separator_is_told_what_it_needs(served: dict[str, Served]) -> None:
+def test_a_server_without_rows_at_the_separator_is_refused_with_what_it_needs(served: dict[str, Served]) -> None:
     model = served["qwen"].behind_server(format="trl", separator=" So")
     with pytest.raises(EndpointError, match=r"0 rows for 1 steps.*step_tag_id"):
         asyncio.run(model.score(extended([]), [step(STEPS[0])]))

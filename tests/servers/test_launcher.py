@@ -74,7 +74,7 @@ def test_a_server_may_say_a_lot() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    assert guard.wait(30) == 7  # a pipe that nobody reads would have stopped it
+    assert guard.wait(30) == 7  # an unread pipe would have stopped it
     for pipe in (guard.stdin, guard.stdout):
         assert pipe is not None
         pipe.close()
@@ -88,7 +88,7 @@ def test_workers_end_with_a_server_that_was_killed(held: tuple[subprocess.Popen[
     holder.wait()
 
 
-def test_a_worker_that_ignores_sigterm_ends_as_well(tmp_path: Path) -> None:
+def test_a_worker_that_ignores_sigterm_ends_too(tmp_path: Path) -> None:
     tree = TREE.format(worker=STUBBORN, out=str(tmp_path / "worker"))
     guard = subprocess.Popen(
         [sys.executable, "-m", "tests.servers.guard", sys.executable, "-c", tree],

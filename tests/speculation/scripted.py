@@ -53,7 +53,7 @@ class ScriptedState(ProposerState):
             tokens += row
             parents += [last] * len(row)
             last = begin + at
-        if script.tree and tokens:  # a branch that goes on beside the known text
+        if script.tree and tokens:  # a branch that continues next to the known text
             tokens += [random.randrange(script.words), random.randrange(script.words)]
             parents += [0, len(tokens) - 2]
         return Proposal(tuple(tokens), tuple(parents) if script.tree else None)

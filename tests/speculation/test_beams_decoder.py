@@ -75,7 +75,7 @@ def test_a_cancelled_step_tells_the_work_of_both(draft: HuggingFaceGenerator, ta
     async def cut() -> Interrupted:
         passes = target.runner.passes
         task = asyncio.ensure_future(target.generate(path, request))
-        while target.runner.passes < passes + 2:  # noqa: ASYNC110 - passes tell nobody
+        while target.runner.passes < passes + 2:  # noqa: ASYNC110 - there is no event for passes
             await asyncio.sleep(0.001)
         task.cancel()
         with pytest.raises(Interrupted) as interrupted:

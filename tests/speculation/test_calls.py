@@ -1,4 +1,4 @@
-"""Calls that speculate: limits within a run of accepted tokens, faults and cancellation, and whose work it was."""
+"""Calls that speculate: limits within a run of accepted tokens, faults, cancellation, and charges by model."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_no_more_tokens_are_written_than_were_asked_for(
 
 @pytest.mark.parametrize("contexts", [(256, 64), (64, 256)])
 def test_a_drafter_of_a_shorter_context_drafts_as_far_as_that(contexts: tuple[int, int], tmp_path: File) -> None:
-    """And the target goes on alone from there."""
+    """And the target continues alone from there."""
     target, drafter = (
         load_generator(str(make_causal_lm(tmp_path / str(context), max_position_embeddings=context)))
         for context in contexts
@@ -229,7 +229,7 @@ def test_a_request_that_times_out_leaves_nothing_running(
 
 
 @pytest.mark.parametrize("broken", ["target", "draft"])
-def test_a_fault_of_either_model_is_got_over_and_tells_the_work_of_both(
+def test_a_fault_of_either_model_is_handled_and_reports_the_work_of_both(
     broken: str, draft: HuggingFaceGenerator, target: HuggingFaceGenerator
 ) -> None:
     model: Any = target if broken == "target" else draft
@@ -287,7 +287,7 @@ def test_a_proposer_that_fails_fails_its_own_request_alone(target: HuggingFaceGe
         write(target, WHOLE, Speculation(Broken()))
 
 
-def test_what_cannot_be_is_refused_before_anything_is_written(
+def test_impossible_settings_are_refused_before_anything_is_written(
     draft: HuggingFaceGenerator, target: HuggingFaceGenerator
 ) -> None:
     for options, words in (

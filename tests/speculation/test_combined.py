@@ -1,4 +1,4 @@
-"""RSD whose target speculates within the steps that it writes, and whose drafter repeats what it has read."""
+"""RSD whose target speculates within its steps, and whose drafter repeats text that it has read."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_under_a_limit_on_the_target_nothing_is_computed_in_vain(
     assert rsd(draft, target, limited).run(QUESTIONS[0]).ledger.target.discarded == 0
 
 
-def test_who_cannot_speculate_is_told_before_the_first_request(
+def test_who_cannot_speculate_is_reported_before_the_first_request(
     draft: HuggingFaceGenerator, target: HuggingFaceGenerator
 ) -> None:
     with pytest.raises(ConfigurationError, match="verifies no proposed tokens"):

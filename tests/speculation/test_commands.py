@@ -69,12 +69,12 @@ def test_corrections_are_those_of_greedy_decoding(tmp_path: Folder) -> None:
         (("ngrams", "none.txt", "--model", "embedded:target"), "there is no file none.txt"),
         (("ngrams", "short.txt", "--model", "embedded:target"), "no text has three tokens"),
         (("ngrams", "rows.jsonl", "--model", "embedded:target"), "no text in the column 'text'; --column names"),
-        (("ngrams", "short.txt", "--model", "scripted:target"), "tells no token ids"),
+        (("ngrams", "short.txt", "--model", "scripted:target"), "gives no token ids"),
         (("ngrams", "short.txt", "--model", "embeded:target"), "did you mean"),
         (("corrections", "--draft", "embedded:draft", "--target", "embeded:target"), "did you mean"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_errors_are_reported(
     words: tuple[str, ...], said: str, tmp_path: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

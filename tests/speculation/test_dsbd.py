@@ -1,4 +1,4 @@
-"""Dynamic-width speculative beam decoding: its laws on a world of five tokens, beside the released code's widths."""
+"""Dynamic-width speculative beam decoding: its laws in a world of five tokens, against the released code's widths."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_a_rule_that_fails_fails_its_own_request_alone(tiny: tuple[HuggingFaceGe
     assert made.tokens == asyncio.run(write(target)).tokens
 
 
-def test_ids_that_are_none_are_left_out(tiny: tuple[HuggingFaceGenerator, HuggingFaceGenerator]) -> None:
+def test_missing_ids_are_left_out(tiny: tuple[HuggingFaceGenerator, HuggingFaceGenerator]) -> None:
     _, target = tiny
     known = asyncio.run(write(target))
     text = (*known.tokens[:3], -1, target.vocabulary.size, *known.tokens)

@@ -87,7 +87,7 @@ def test_a_step_depends_on_nothing_but_its_own_request(
     asked: list[tuple[int, str, int, int, str | None]],
     room: int | None,
 ) -> None:
-    """Whatever runs beside it, however long drafts are, and where caches hold next to nothing."""
+    """Whatever else runs, however long drafts are, and even if caches hold almost nothing."""
     drafter, target = small
     stores = [model.runner.store for model in small]
     budgets = [store.budget for store in stores]
@@ -164,7 +164,7 @@ def test_what_comes_after_speculation_finds_all_of_it_cached(checkpoint: Folder)
 def test_a_drafter_of_another_vocabulary_proposes_by_its_text(
     target: HuggingFaceGenerator, alone: dict[str, Step]
 ) -> None:
-    """The thinking family has tokens of its own for the marks of thoughts; told not to think, it writes much alike."""
+    """The thinking family has its own tokens for markers of thoughts; told not to think, it writes similar text."""
     drafter = load("embedded,template.enable_thinking=false:thinking-target")
     assert drafter.vocabulary.identity != target.vocabulary.identity
     request = replace(WHOLE, speculation=Speculation(drafter=drafter))

@@ -65,7 +65,7 @@ def test_a_wrong_rule_is_found_out(world: World) -> None:
 
 
 def test_drafts_that_are_drawn_do_not_depend_on_the_batch(world: World) -> None:
-    """With a draft length of their own, texts are the same alone and among others."""
+    """With their own draft length, texts are the same alone and among others."""
     speculation = Speculation(drafter=world.drafter, draft_length=3)
     alone = [next(iter(world.written(1, Sampling(1.0), speculation, seed))) for seed in range(40)]
     together = world.written(40, Sampling(1.0), speculation)

@@ -1,4 +1,4 @@
-"""Prompt lookup: what followed the same tokens before, found as a plain search finds it."""
+"""Prompt lookup: the tokens that followed the same ones before, as found by a simple search."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def test_a_loop_goes_on() -> None:
 
 
 @pytest.mark.parametrize("text", ["lookup:0", "lookup:n=17", "lookup:m=3", "look"])
-def test_what_is_wrong_is_said(text: str) -> None:
+def test_errors_are_reported(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"greater than|less than|unknown"):
         parse_proposer(text)

@@ -50,7 +50,7 @@ def test_a_method_has_rule_and_proposer_as_text_and_as_data() -> None:
         ("speculative_beams:confidence=0", "greater than 0"),
     ],
 )
-def test_what_is_wrong_is_said_before_a_model_is_loaded(method: str, said: str) -> None:
+def test_errors_are_reported_before_a_model_is_loaded(method: str, said: str) -> None:
     config = {"drafter": "hf:/no/such/model", "target": "hf:/no/such/model", "method": method}
     with pytest.raises(ConfigurationError) as caught:
         RSDConfig.parse(config)

@@ -1,4 +1,4 @@
-"""Rules that are not lossless: each beside a plain computation of its formula; without its limits the exact rule."""
+"""Lossy rules: each against a simple computation of its formula; without its limits, the exact rule."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_rule_without_its_limits_is_the_exact_rule(
 
 @pytest.mark.parametrize("text", ON)
 @given(seed=st.integers(0, 10**6), kind=KINDS)
-def test_what_differs_from_the_exact_rule_is_told_and_nothing_depends_on_the_batch(
+def test_what_differs_from_the_exact_rule_is_reported_and_nothing_depends_on_the_batch(
     text: str, memory: Path, seed: int, kind: tuple[bool, bool]
 ) -> None:
     rule, proposed = made(text, memory), random_judged(seed, greedy=kind[0], drawn=kind[1])
@@ -182,7 +182,7 @@ def test_fly_needs_its_whole_window_within_one_chain() -> None:
 
 def test_a_calibration_run_counts_what_the_target_puts_first_in_each_chain() -> None:
     logits = torch.tensor([[0.0, 1, 0, 0, 0], [0.0, 0, 2, 0, 0], [0.0, 0, 0, 3, 0], [4.0, 0, 0, 0, 0]])
-    tokens = torch.tensor([1, 0, 0, 4])  # right, wrong, after a wrong one; wrong in a chain of its own
+    tokens = torch.tensor([1, 0, 0, 4])  # right, wrong, after a wrong one; wrong in its own chain
     proposed = judged(logits, tokens, torch.zeros(4, 2), temperature=0.0, chains=[range(3), range(3, 4)])
     noting = Noting()
     for _ in range(3):
@@ -237,7 +237,7 @@ def test_a_file_that_holds_no_corrections_is_refused(content: str, tmp_path: Pat
 @pytest.mark.parametrize(
     "row", ["[1]", "[1, 2, 0]", "[-1, 2, 3]", "[1, 2147483648, 3]", '[1, "2", 3]', "[1, 2.5, 3]", "7"]
 )
-def test_corrections_that_are_none_are_refused(row: str, tmp_path: Path) -> None:
+def test_invalid_corrections_are_refused(row: str, tmp_path: Path) -> None:
     file = tmp_path / "c.json"
     for pairs, vocabulary in ((f"[[5, 6, 7], {row}]", '"words"'), ("[[5, 6, 7]]", "null")):
         file.write_text(f'{{"format": "rsd-corrections-1", "vocabulary": {vocabulary}, "pairs": {pairs}}}')

@@ -1,4 +1,4 @@
-"""JSON by a schema in process: whatever is sampled, the answer fits, and nobody else's answer changes."""
+"""JSON by a schema in process: whatever is sampled, the answer is valid, and no other answer changes."""
 
 import asyncio
 import gc
@@ -177,7 +177,7 @@ def test_a_model_is_freed_whatever_it_wrote(tmp_path: Folder) -> None:
     assert runner() is None
 
 
-def test_forms_that_are_none_are_refused(model: Generator) -> None:
+def test_invalid_forms_are_refused(model: Generator) -> None:
     for form in ({"type": "json"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"schema": []}}, {}):
         with pytest.raises(ConfigurationError, match="response_format takes"):
             model.with_fields({"response_format": form})

@@ -1,4 +1,4 @@
-"""JSON by a schema behind URLs: what each kind of server is sent, and what is made of its answer."""
+"""JSON by a schema behind URLs: the request to each kind of server, and the use of its answer."""
 
 import asyncio
 import json
@@ -54,7 +54,7 @@ def test_completions_send_the_field_of_their_server(served: Provider, profile: s
     assert at(served, options).writes_json
 
 
-def test_completions_that_take_none_are_refused_with_what_to_do(served: Provider) -> None:
+def test_completions_that_take_none_are_refused_with_the_remedy(served: Provider) -> None:
     for profile in ("generic", "transformers", "ollama", "llama_cpp_python"):
         assert not at(served, f"mode=completions,profile={profile}").writes_json
         with pytest.raises(ConfigurationError, match=r"accept no JSON Schema; use mode=chat") as caught:

@@ -39,7 +39,7 @@ print([name for name in sys.modules if "telemetry" in name])
 
 from opentelemetry import metrics, trace
 
-print(observing.begin(decoder))  # the API alone does nothing, and nobody watches
+print(observing.begin(decoder))  # the API alone does nothing, so there are no observers
 decoder.run("q")
 
 from opentelemetry.sdk.metrics import MeterProvider

@@ -1,4 +1,4 @@
-"""What OpenTelemetry is told of requests is what their results say."""
+"""Telemetry of requests equals their results."""
 
 import asyncio
 from collections import Counter
@@ -70,7 +70,7 @@ def check(told: Told, results: Sequence[Result]) -> None:
     assert told.total("rsd.degradations") == sum(kinds.values())
 
 
-def test_a_run_is_told_as_its_result_says(told: Told) -> None:
+def test_a_run_is_reported_as_its_result_says(told: Told) -> None:
     result = decoder().run("What is 2+2?")
     assert result.acceptance_rate == pytest.approx(2 / 3)
     assert result.ledger.drafter.discarded
@@ -78,11 +78,11 @@ def test_a_run_is_told_as_its_result_says(told: Told) -> None:
 
 
 @pytest.mark.parametrize("lookahead", [1, 3])
-def test_work_that_was_begun_early_is_told_as_it_was_charged(told: Told, lookahead: int) -> None:
+def test_work_that_was_begun_early_is_reported_as_it_was_charged(told: Told, lookahead: int) -> None:
     check(told, [decoder(lookahead=lookahead).run("What is 2+2?")])
 
 
-def test_a_stream_is_told_like_a_run_also_where_it_is_left(told: Told) -> None:
+def test_a_stream_is_reported_like_a_run_also_where_it_is_left(told: Told) -> None:
     *_, last = decoder().stream("What is 2+2?")
     check(told, [last.result])  # type: ignore[attr-defined]
     before = told.total("rsd.tokens")
@@ -162,13 +162,13 @@ def test_a_call_sees_its_own_span(told: Told) -> None:
         lambda: MajorityVote(drafter=ScriptedDrafter(DRAFTS), n=3, settings=Settings(temperature=1.0)),
     ],
 )
-def test_baselines_are_told_under_their_names(told: Told, baseline: object) -> None:
+def test_baselines_are_reported_under_their_names(told: Told, baseline: object) -> None:
     made: Decoder = baseline()  # type: ignore[operator]
     check(told, [made.run("What is 2+2?")])
     assert told.total("rsd.requests", rsd__decoder=type(made).__name__) == 1
 
 
-def test_faults_that_are_got_over_are_told_by_kind_and_call(told: Told) -> None:
+def test_handled_faults_are_reported_by_kind_and_call(told: Told) -> None:
     result = decoder([0.9, ValueError("the key is mykey"), 0.9]).run("What is 2+2?")
     assert [item.kind for item in result.degradations] == ["verifier_error"]
     check(told, [result])
@@ -178,7 +178,7 @@ def test_faults_that_are_got_over_are_told_by_kind_and_call(told: Told) -> None:
     assert "mykey" not in "".join(span.to_json() for span in told.spans())
 
 
-def test_a_request_that_fails_is_told_with_what_it_had_done(told: Told) -> None:
+def test_a_request_that_fails_is_reported_with_what_it_had_done(told: Told) -> None:
     rsd = decoder([0.9, 0.1])
     rsd._target = ScriptedTarget([RuntimeError("down")] * 9)
     with pytest.raises(RunError) as caught:
@@ -207,7 +207,7 @@ def slow(seconds: float) -> ScriptedDrafter:
     return Slow(DRAFTS)
 
 
-def test_requests_that_are_cut_or_cancelled_are_told(told: Told) -> None:
+def test_requests_that_are_cut_or_cancelled_are_reported(told: Told) -> None:
     rsd = decoder(limits=Limits(max_seconds=0.05))
     rsd.drafter = slow(5)
     cut = rsd.run("What is 2+2?")

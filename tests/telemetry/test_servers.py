@@ -57,7 +57,7 @@ def test_calls_of_servers_say_where_they_went(told: Told, server: Habits, monkey
     assert "secret" not in "".join(span.to_json() for span in told.spans())
 
 
-def test_the_depth_of_a_servers_queue_is_told_while_calls_wait(told: Told, server: Habits) -> None:
+def test_the_depth_of_a_servers_queue_is_reported_while_calls_wait(told: Told, server: Habits) -> None:
     server.pace = 0.02
     target = load(f"openai,tokenizer={TOKENIZER},concurrency=1:draft@{server.url}")
 
@@ -95,7 +95,7 @@ def test_providers_have_the_names_of_the_conventions(
     assert told["gen_ai.operation.name"] == "chat"
 
 
-def test_a_verifier_of_several_servers_is_told_by_its_own_name() -> None:
+def test_a_verifier_of_several_servers_is_reported_by_its_own_name() -> None:
     spec = "ensemble:(judge:openai:a@http://127.0.0.1:1)|(judge:openai:b@http://127.0.0.1:2)|rule:arithmetic"
     described = describe("verifier", load(spec))
     assert len(described.endpoints) == 2

@@ -1,1 +1,1 @@
-"""Chat templates of thinking models: what a model is fed, beside the template's own rendering."""
+"""Chat templates of thinking models: a model's input against the template's own rendering."""

@@ -30,7 +30,7 @@ def chat_forms(family: Family, mode: Mode, place: str) -> dict[str, Turn]:
 
 
 def chat_prefix(tokenizer: Any, mode: Mode, message: Turn) -> str | None:
-    """The text that a server has its model go on from; None where it answers with an error."""
+    """The text that a server lets its model continue; None if it answers with an error."""
     try:
         return str(
             tokenizer.apply_chat_template(
@@ -42,7 +42,7 @@ def chat_prefix(tokenizer: Any, mode: Mode, message: Turn) -> str | None:
 
 
 def chat_answer(tokenizer: Any, family: Family, mode: Mode, place: str, wanted: str) -> str:
-    """The form in which a server's model goes on from the wanted text, or what the nearest of them comes to.
+    """The form in which a server's model continues the wanted text, or the outcome of the closest form.
 
     Returns:
         A form; `trimmed` where white space at the end is lost; `changed` where more is; `refused` where all are errors.

@@ -1,4 +1,4 @@
-"""What has to hold of every chat template of a thinking model."""
+"""Properties of every chat template of a thinking model."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def with_markers_in_the_question(one: Comparison) -> None:
 
 
 def no_text_of_other_special_tokens(one: Comparison) -> None:
-    """Tokens that end a turn, or begin one, are no text, unless markers are made of them."""
+    """Tokens that end or begin a turn are not text, unless markers consist of them."""
     markers = one.thinking().markers
     ends = "" if markers is None else markers.end
     marks = one.family.begin + one.family.closing + one.family.before_answer + one.mode.opening + ends

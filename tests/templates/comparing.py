@@ -1,4 +1,4 @@
-"""What our vocabulary feeds a model, beside what the chat template renders."""
+"""The input of a model by our code against the rendering of the chat template."""
 
 from __future__ import annotations
 

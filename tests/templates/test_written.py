@@ -1,4 +1,4 @@
-"""What a model is fed is what its chat template renders, for a template in the manner of each format in use."""
+"""A model's input equals its chat template's rendering, for one template per format in use."""
 
 import pytest
 

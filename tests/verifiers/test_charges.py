@@ -1,4 +1,4 @@
-"""Work that was paid is charged to the model that did it, however the scoring ends."""
+"""Paid work is charged to the model that did it, however the scoring ends."""
 
 import asyncio
 import math
@@ -207,7 +207,7 @@ def test_a_reply_without_a_score_is_charged_as_an_abstention() -> None:
         ),
     ],
 )
-def test_a_member_that_fails_is_charged_with_those_before_and_beside_it(
+def test_a_member_that_fails_is_charged_with_those_before_and_alongside_it(
     verifier: Verifier, expected: list[tuple[str, int]]
 ) -> None:
     with pytest.raises(RunError) as caught:
@@ -228,7 +228,7 @@ def test_a_member_that_fails_is_charged_with_those_before_and_beside_it(
         ),
     ],
 )
-def test_a_member_that_is_cancelled_is_charged_with_those_before_and_beside_it(
+def test_a_member_that_is_cancelled_is_charged_with_those_before_and_alongside_it(
     verifier: Verifier, expected: list[tuple[str, int]]
 ) -> None:
     error = asyncio.run(cut_short(verifier))

@@ -1,4 +1,4 @@
-"""Cascades, ensembles and kept rewards: who is asked, what comes out, and who is charged."""
+"""Cascades, ensembles and cached rewards: calls, results, and charges."""
 
 import asyncio
 from collections.abc import Sequence
@@ -136,7 +136,7 @@ def test_specs_are_nested_by_parentheses() -> None:
         ("cached:", "incomplete"),
     ],
 )
-def test_wrong_specs_are_told_before_anything_is_loaded(spec: str, told: str) -> None:
+def test_wrong_specs_are_reported_before_anything_is_loaded(spec: str, told: str) -> None:
     with pytest.raises(SpecError, match=told):
         parse_spec(spec)
 
@@ -154,7 +154,7 @@ def test_wrong_specs_are_told_before_anything_is_loaded(spec: str, told: str) ->
         ("cached,size=0:scripted:verifier", "at least one"),
     ],
 )
-def test_wrong_options_are_told(spec: str, told: str) -> None:
+def test_wrong_options_are_reported(spec: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         load(spec)
 
@@ -213,7 +213,7 @@ def test_a_cascade_takes_bounds_in_order_and_in_range(low: float, high: float) -
     assert Cascade([says(0), says(0)], 0.0, 1.0).low == 0
 
 
-def test_the_rate_of_a_combination_is_its_dearest_members() -> None:
+def test_the_rate_of_a_combination_is_its_most_expensive_members() -> None:
     """Limits are set by it before anything is computed."""
     cheap, dear, unknown = says(0, flops=2.0), says(0, flops=100.0), says(0, flops=None)
     cheap.price, dear.price = Price(1, 2), Price(5, 2)

@@ -1,4 +1,4 @@
-"""Judges: what they ask, how they read the answer, and that they abstain where there is none."""
+"""Judges: their prompts, their reading of the answer, and abstention without one."""
 
 import asyncio
 import math
@@ -78,7 +78,7 @@ def test_yes_and_no_are_weighed_against_each_other() -> None:
 
 
 @pytest.mark.parametrize("logprobs", [[math.log(0.02), math.log(0.03)], [-math.inf, -math.inf]])
-def test_a_model_that_answers_something_else_is_no_judge_of_this_step(logprobs: list[float]) -> None:
+def test_a_model_that_answers_something_else_is_not_a_judge_of_this_step(logprobs: list[float]) -> None:
     assert score(WordJudge(Talker(logprobs=logprobs), YES_NO)) == (None,)
 
 
@@ -252,7 +252,7 @@ def test_a_critic_that_only_reads_probabilities_takes_models_that_tell_them() ->
 
 
 @pytest.mark.parametrize("judge", [WordJudge, lambda model: CriticJudge(model, CRITICS["rubric"])])
-def test_what_writes_no_text_is_no_judge(judge: Any) -> None:
+def test_a_model_that_writes_no_text_is_not_a_judge(judge: Any) -> None:
     with pytest.raises(ConfigurationError, match="does not write text"):
         judge(load("rule:arithmetic"))
 
@@ -332,7 +332,7 @@ def test_the_verdict_of_a_critique_is_the_word_after_its_own_question(
     )
 
 
-def test_words_that_cannot_be_told_apart_are_refused(generator: HuggingFaceGenerator) -> None:
+def test_words_that_cannot_be_distinguished_are_refused(generator: HuggingFaceGenerator) -> None:
     with pytest.raises(ConfigurationError, match="same token"):
         asyncio.run(generator.next_word(START, ["1", "12"]))
 

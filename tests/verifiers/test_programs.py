@@ -1,4 +1,4 @@
-"""`code:`: programs are scored by their tests, cannot answer for them, and cannot get at anything."""
+"""`code:`: programs are scored by their tests, cannot fake results, and cannot reach anything."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ASKED = Path(as_prompt("Write  add."))
 
 
 def why_not(name: Any) -> str:
-    """Why there is no sandbox of this name here; empty where there is one."""
+    """Why there is no sandbox of this name here; empty if there is one."""
     try:
         sandbox.find(name)
     except ConfigurationError as error:
@@ -208,7 +208,7 @@ def test_what_tests_can_do() -> None:
     assert [name for name, held in zip(HOLD, held, strict=True) if not held] == []
 
 
-def test_a_test_that_cannot_be_run_apart_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_test_that_cannot_be_run_apart_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     programs = Programs({}, sandbox="none")
     for _ in range(2):
         assert asyncio.run(programs.run(RIGHT, ["class Own(Point): pass", "same(object())"])) == [False] * 2
@@ -298,7 +298,7 @@ def test_a_program_cannot_answer_for_its_tests(way: str, where: str) -> None:
 
 @anywhere
 def test_a_program_holds_neither_its_tests_nor_their_secrets(where: str) -> None:
-    # It finds a text of its own, to show that it can, and none of the test that asks.
+    # It finds its own text, to show that it can, but none of the test that asks.
     code = """
 import gc, sys
 own = "".join(["a text", " of its own"]) + "!"
@@ -379,7 +379,7 @@ def test_a_program_sees_nothing_and_leaves_nothing(
     monkeypatch.undo()
     held = asyncio.run(made.run(code, tests))
     assert [test for test, held in zip(tests, held, strict=True) if not held] == []
-    # Tests are kept apart as well: those of a data set are no more to be trusted than its problems.
+    # Tests are isolated too: those of a data set are no more trustworthy than its problems.
     tests = [f"open({users['file']!r})", "open('/x', 'w')", "assert True"]
     assert asyncio.run(made.run("", tests)) == [False, False, True]
 
@@ -405,7 +405,7 @@ def test_what_leaves_its_session_ends_with_its_tests() -> None:
 
 @pytest.mark.parametrize("turns", range(6))
 def test_a_call_may_be_cancelled_while_its_sandbox_starts(turns: int) -> None:
-    """What the sandbox has begun to start by then holds the pipes, and nobody else ends it."""
+    """Processes that the sandbox has begun to start by then hold the pipes, and nothing else ends them."""
     starting = sandbox.Sandbox("none", ("/bin/sh", "-c", "sleep 60 & wait"), "")
 
     async def cancelled() -> None:
@@ -423,7 +423,7 @@ def test_a_call_may_be_cancelled_while_its_sandbox_starts(turns: int) -> None:
 @pytest.mark.parametrize(
     "options", [{"seconds": float("nan")}, {"seconds": float("inf")}, {"seconds": 0}, {"memory": 63}, {"parallel": 0}]
 )
-def test_limits_that_are_none_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_limits_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"above 0 and up to 86400, from 64 MB"):
         Programs({}, sandbox="none", **options)
 
@@ -504,7 +504,7 @@ def test_the_doctor_says_what_keeps_programs_apart(
     assert found["told"].startswith(f"{where}: programs")
 
 
-async def test_a_sandbox_that_starts_no_more_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sandbox_that_no_longer_starts_is_not_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = sandbox.Sandbox("bwrap", ("/bin/false",), "/")
     with pytest.raises(VerifierError, match="no longer starts Python"):
         await supervisor.run_tests(broken, "x = 1", ["assert True"], seconds=5, memory=1 << 29)
@@ -562,7 +562,7 @@ def test_one_container_stays_one() -> None:
         assert empty == value
 
 
-def test_what_only_derives_from_data_is_no_data() -> None:
+def test_a_subclass_of_data_is_not_data() -> None:
     class Own(int):
         pass
 

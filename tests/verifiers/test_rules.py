@@ -1,4 +1,4 @@
-"""Rules and programs: right about what they can check, silent about the rest."""
+"""Rules and programs: correct about what they can check, silent about the rest."""
 
 import asyncio
 
@@ -80,7 +80,7 @@ def test_wrong_arithmetic_is_wrong(text: str) -> None:
         "4 * 5! = 480",
     ],
 )
-def test_what_is_no_plain_arithmetic_is_left_alone(text: str) -> None:
+def test_only_plain_arithmetic_is_checked(text: str) -> None:
     assert judged(Arithmetic(), text) is None
 
 

@@ -79,7 +79,7 @@ def test_form_is_asked_of_the_answer_alone() -> None:
     assert score(rule, after(thought), "</think>\n\n", "length") is None
     assert "thought" in rule.explain(START, Step(thought, "delimiter")).text
     closed = after(thought, "</think>\n\n")
-    assert score(rule, closed, "57 apples.", "end") == 0.0  # the box of the thought is no answer
+    assert score(rule, closed, "57 apples.", "end") == 0.0  # the box of the thought is not an answer
     assert score(rule, closed, "\\boxed{57} apples.", "end") is None
     assert score(rule, closed, "57 apples {.") == 0.0
     assert score(rule, START, "<think>\nHm.\n</think>\n\n57 apples {.") == 0.0
@@ -246,7 +246,7 @@ def test_samples_that_are_cut_in_their_thoughts_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("how", "given", "cap"),
     [
-        (None, None, 512 + THOUGHT),  # a chat behind a URL: nobody knows whether it thinks
+        (None, None, 512 + THOUGHT),  # a chat behind a URL: it is unknown whether it thinks
         (OPENED, None, 512 + THOUGHT),
         (OPENED, 100, 100),
         (None, 100, 100),

@@ -1,4 +1,4 @@
-"""LiteLLM's SDK before a server, in an environment of its own: the texts of all of its ways, as JSON.
+"""LiteLLM's SDK with a server, in its own environment: the texts by each of its methods, as JSON.
 
 python litellm_sdk.py URL < questions.json
 """

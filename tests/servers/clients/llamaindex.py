@@ -1,4 +1,4 @@
-"""LlamaIndex's `OpenAILike` before a server, in an environment of its own: the texts of all of its ways, as JSON.
+"""LlamaIndex's `OpenAILike` with a server, in its own environment: the texts by each of its methods, as JSON.
 
 python llamaindex.py URL < questions.json
 """

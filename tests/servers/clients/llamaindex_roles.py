@@ -1,4 +1,4 @@
-"""LlamaIndex's `OpenAILike` as drafter and target of `RSDLLM`, in an environment of its own: what came of it, as JSON.
+"""LlamaIndex's `OpenAILike` as drafter and target of `RSDLLM`, in its own environment: the result, as JSON.
 
 python llamaindex_roles.py URL
 """
