@@ -118,7 +118,7 @@ def test_nothing_is_held_in_more_bits_beside_int8(tmp_path: Folder) -> None:
     assert all(layer.product is None and layer.weight.is_meta for layer in layers)
     held = weights_of(model.model)
     assert held < 0.5 * 4 * model.model.num_parameters()  # embeddings and norms alone are in more bits
-    with pytest.raises(ConfigurationError, match=r"int8 runs in the engine alone.*dtype=bfloat16"):
+    with pytest.raises(ConfigurationError, match=r"int8 runs only in the engine.*dtype=bfloat16"):
         model.model(input_ids=torch.tensor([[1, 2]]))
 
 

@@ -167,7 +167,7 @@ def moe(folder: Folder) -> Folder:
 def test_int8_is_refused_where_most_weights_would_stay_in_more_bits(tmp_path: Folder) -> None:
     """Before they are read; `rsd plan` promises nothing else."""
     folder = str(moe(tmp_path / "moe"))
-    told = r"int8 is for linear layers, and \d+% of the weights of its layers are in others, Qwen3MoeExperts first"
+    told = r"int8 is for linear layers, but \d+% of its layers' weights are in others, Qwen3MoeExperts first"
     with pytest.raises(ConfigurationError, match=told):
         load_generator(folder, dtype="int8")
     with pytest.raises(ConfigurationError, match=told):

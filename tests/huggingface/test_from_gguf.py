@@ -255,18 +255,18 @@ REFUSED: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object]
     "no merges": (
         "llama",
         settings(tokenizer__ggml__merges=None),
-        r"its vocabulary is not whole \(KeyError: 'merges'\)",
+        r"its vocabulary is incomplete \(KeyError: 'merges'\)",
     ),
-    "strange merges": ("llama", settings(tokenizer__ggml__merges=["a bc de"]), "its vocabulary is not whole"),
+    "strange merges": ("llama", settings(tokenizer__ggml__merges=["a bc de"]), "its vocabulary is incomplete"),
     "no layers": ("llama", settings(llama__block_count=9), "it lacks blk.2.attn_k.weight, or has it in another shape"),
-    "too many layers": ("llama", settings(llama__block_count=1), "it has a tensor blk.1.attn_k.weight too many"),
+    "too many layers": ("llama", settings(llama__block_count=1), "it has an unknown tensor blk.1.attn_k.weight"),
     "experts": ("llama", settings(llama__expert_count=8), "llama.expert_count is 8, and only 0 is known here"),
     "rotation": ("qwen2", settings(qwen2__rope__scaling__type="longrope"), "rotary embeddings of the type longrope"),
     "windows": ("gemma3", settings(gemma3__attention__sliding_window_pattern=2), "sliding_window_pattern is 2"),
     "cap": ("gemma3", settings(gemma3__final_logit_softcapping=30.0), "final_logit_softcapping is 30.0, and only 0"),
     "divisors": ("llama, scaled", lambda _, t: t["rope_freqs.weight"].__setitem__(3, 3.0), "have no equal in trans"),
     "lost": ("llama", lambda _, t: t.pop("output_norm.weight"), "it lacks output_norm.weight"),
-    "strange": ("llama", lambda _, t: t.update(extra=np.ones(3, np.float32)), "it has a tensor extra too many"),
+    "strange": ("llama", lambda _, t: t.update(extra=np.ones(3, np.float32)), "it has an unknown tensor extra"),
     "no number": (
         "llama",
         lambda _, t: t["output_norm.weight"].__setitem__(0, np.nan),
@@ -275,7 +275,7 @@ REFUSED: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object]
     "type": (
         "llama",
         lambda _, t: t.update({"output_norm.weight": np.ones(64, np.int8)}),
-        "output_norm.weight is of the type I8, which the package gguf does not read",
+        "output_norm.weight has the type I8, which the package gguf does not read",
     ),
 }
 
