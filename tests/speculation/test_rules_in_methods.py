@@ -82,7 +82,7 @@ def test_files_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
     Corrections("another", {(1, 2): 9}).save(memory)
     drafter, target = load("embedded:draft"), load("embedded:target")
     for proposer, rule in ((f"ngram:{table}", "exact"), ("drafter", f"csd:{memory}")):
-        with pytest.raises(ConfigurationError, match="made with another vocabulary than that of"):
+        with pytest.raises(ConfigurationError, match="made with a vocabulary other than that of"):
             SpeculativeDecoding(drafter=drafter, target=target, proposer=proposer, rule=rule)
 
 
