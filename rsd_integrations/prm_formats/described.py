@@ -28,7 +28,7 @@ LISTS = {
     "layers": "a list of names of tensors: [score]",
     "models": "a list of names on the hub: [our-lab/our-prm]",
 }
-"""What fields that hold several texts take."""
+"""What fields with several texts must be."""
 
 
 def is_file(name: str) -> bool:
@@ -57,18 +57,18 @@ def read_format(file: str | Path) -> PRMFormat:
 
 
 def parse_format(text: str, where: str) -> PRMFormat:
-    """The same for a text.
+    """The format that a text describes.
 
     Args:
         text: YAML or JSON.
         where: Its name in messages.
 
     Raises:
-        ConfigurationError: It is no format.
+        ConfigurationError: It is not a format.
     """
     data = _parsed(text, where)
     if not isinstance(data, Mapping):
-        raise ConfigurationError(f"the format {where!r} has {data!r:.60} instead of fields: name, prompt, heads, ………")
+        raise ConfigurationError(f"the format {where!r} has {data!r:.60} instead of fields: name, prompt, heads, …")
     return from_data({"name": Path(where).stem, **data}, where)
 
 
@@ -173,7 +173,7 @@ def _made(kind: type[T], data: Mapping[str, Any], where: str) -> T:
 
 
 def _is_list(value: Any, size: int | None) -> bool:
-    """Whether it is a list of texts, of so many where that is said."""
+    """Whether it is a list of texts, of this size if given."""
     return (
         isinstance(value, list | tuple)
         and all(isinstance(text, str) for text in value)

@@ -175,7 +175,7 @@ UNIVERSAL = PRMFormat(
         )
     ),
     separator="\n\n",
-    read="at an end-of-text token after each step, which is then taken back",
+    read="at an end-of-text token after each step, which is then removed",
     apart=False,
     strict=False,
     closing="eos",
@@ -200,12 +200,12 @@ OUTCOME = PRMFormat(
     prompt=Chat(),
     heads=(Head(("score",), 1, bias=False), Head(("score.0", "score.2"), 1)),
     separator="",
-    read="at the end of the assistant's turn, which is then taken back",
+    read="at the end of the assistant's turn, which is then removed",
     closing="turn",
     models=("Skywork/Skywork-Reward-Llama-3.1-8B", "Qwen/Qwen2.5-Math-RM-72B"),
     threshold="none published: the sigmoid of an unbounded score, calibrate",
     aggregation="last: it judges the answer as it stands",
-    thoughts="where its chat template puts `reasoning_content`; where it has no place, as text before the answer",
+    thoughts="where its chat template puts `reasoning_content`; if it has no place for it, as text before the answer",
     source="AutoModelForSequenceClassification; arXiv 2501.19324, appendix",
 )
 BABELSCAPE = PRMFormat(
@@ -220,7 +220,7 @@ BABELSCAPE = PRMFormat(
     lead=("Step 1: ", "\nStep {i}: "),
     apart=False,
     models=("Babelscape/Llama-3.1-8B-PRM800k-r", "Babelscape/Llama-3.1-8B-PRM800k-PDDL-r"),
-    threshold="none published, nor what is done with the head's number: its sigmoid is taken, calibrate",
+    threshold="none published, nor how the head's output is used: its sigmoid is taken, calibrate",
     source="model card of Babelscape/Llama-3.1-8B-PRM800k-r; arXiv 2604.17957",
 )
 SPARE = PRMFormat(

@@ -133,7 +133,9 @@ def test_a_shared_reward_head_is_in_fp32(tmp_path: Folder) -> None:
 def test_a_body_of_other_dtypes_than_asked_for_is_refused(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Qwen2Model, "_keep_in_fp32_modules_strict", {"norm"})
     folder = str(make_prm(tmp_path / "prm"))
-    with pytest.raises(ConfigurationError, match=r"weights of .*torch\.float32.* where torch\.bfloat16 was asked for"):
+    with pytest.raises(
+        ConfigurationError, match=r"weights in .*torch\.float32.* although torch\.bfloat16 was requested"
+    ):
         load_verifier(folder, dtype="bfloat16")
 
 

@@ -254,11 +254,7 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], object], str]] = {
         ),
         "attention_factor",
     ),
-    "missing": (
-        "llama",
-        rewritten(lambda t: t.pop("model.norm.weight")),
-        "1 tensors are missing or have another",
-    ),
+    "missing": ("llama", rewritten(lambda t: t.pop("model.norm.weight")), "1 tensors are missing or have another"),
     "shape": (
         "llama",
         rewritten(lambda t: t.update({"model.norm.weight": torch.ones(3)})),

@@ -1,4 +1,4 @@
-"""The program's process: runs it, and answers requests from its tests. Nothing that it says is a verdict.
+"""The program's process: runs it, and answers requests from its tests. None of its answers is a verdict.
 
 Each incoming line requests one operation on values, and one line answers it. A program may tamper with all of this, as
 it runs in the same process, but gains nothing: its tests are elsewhere, and see only values.
@@ -141,7 +141,7 @@ class _Session:
             except StopIteration:
                 return
 
-    # -- what is no plain data ---------------------------------------------------------------------------------------
+    # -- other than plain data ---------------------------------------------------------------------------------------
 
     def _encode(self, value: Any) -> list[Any]:
         if isinstance(value, _Named):  # parts of the standard library named by a test are resolved there

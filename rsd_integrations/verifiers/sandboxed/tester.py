@@ -145,7 +145,7 @@ class _Run:
             **{name: value for name, value in found if name in _names(test)},
         }
 
-    # -- what is no plain data ---------------------------------------------------------------------------------------
+    # -- other than plain data ---------------------------------------------------------------------------------------
 
     def _encode(self, value: Any) -> list[Any]:
         number = number_of(value)
