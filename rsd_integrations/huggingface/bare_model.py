@@ -118,7 +118,7 @@ class BareModel:
         """Read everything but the layers of a checkpoint.
 
         Raises:
-            ConfigurationError: It is no plain Qwen2 model.
+            ConfigurationError: It is not a plain Qwen2 model.
         """
         self.folder, self.device, self.int8 = folder, device, dtype == torch.int8
         """The folder of its files; its device; whether its layers are in int8."""
@@ -229,7 +229,7 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device) -> BareModel:
     """Load a model from its folder, or share one already loaded.
 
     Raises:
-        ConfigurationError: It is no plain Qwen2 model.
+        ConfigurationError: It is not a plain Qwen2 model.
     """
     key = (folder.resolve(), dtype, device)
     with _loading:

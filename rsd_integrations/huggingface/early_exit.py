@@ -113,14 +113,14 @@ def read(file: Path) -> Exits:
         raise ConfigurationError(f"exits={file}: there is no such file; `rsd distill-exits` makes one")
     try:
         with safe_open(file, framework="pt") as opened:
-            told: dict[str, str] = opened.metadata() or {}
+            metadata: dict[str, str] = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dictionary
     except SafetensorError as error:
         raise ConfigurationError(f"exits={file} is not a safetensors file ({error})") from error
-    if told.get("format") != FORM:
+    if metadata.get("format") != FORM:
         raise ConfigurationError(f"exits={file} holds no exits; `rsd distill-exits` makes a file that does")
     try:
-        data = json.loads(told["rule"])
+        data = json.loads(metadata["rule"])
         rule = ExitRule(**data | {"layers": tuple(data["layers"])})
         return Exits(rule, [_head(tensors, layers) for layers in rule.layers]).eval()
     except (KeyError, TypeError, ValueError) as error:

@@ -47,7 +47,7 @@ def load_generator(
     Args:
         model: Hub id or folder.
         dtype: `float32`, `bfloat16`, `float16`, or on a CPU `int8` (the weights of all layers but the output head); by
-            default bf16; on a CPU fp32 below 50 million weights, and where the processor has no instructions for bf16.
+            default bf16; on a CPU fp32 below 50 million weights, and if the processor has no bf16 instructions.
         device: Device in torch's notation; by default a GPU if there is one.
         allow_pickles: Also read weights that are not safetensors. They can run code: only for sources you trust.
         cache_bytes: Memory for keys and values; by default an eighth of the device's memory.

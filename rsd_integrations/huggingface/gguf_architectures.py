@@ -173,7 +173,7 @@ def settings(architecture: Architecture, config: PretrainedConfig, model: str) -
     layers = range(config.num_hidden_layers)
     types = getattr(config, "layer_types", None)
     window = [types[i] == "sliding_attention" if types else _windowed(config) for i in layers]
-    told = {
+    required = {
         "hidden_act": (_activation(config), architecture.activation),
         "attention_bias": (bool(getattr(config, "attention_bias", False)) and architecture.name != "llama", False),
         "partial_rotary_factor": (rope.get("partial_rotary_factor") or 1.0, 1.0),
@@ -183,14 +183,14 @@ def settings(architecture: Architecture, config: PretrainedConfig, model: str) -
     if any(window) and not gemma:
         context = min(context, config.sliding_window)  # up to this length, the window covers everything
     if gemma:
-        told["sliding window layers"] = (window, [i % PERIOD < PERIOD - 1 for i in layers])
+        required["sliding window layers"] = (window, [i % PERIOD < PERIOD - 1 for i in layers])
         scale = config.hidden_size // config.num_attention_heads if config.num_hidden_layers == LAYERS_27B else head
-        told["query_pre_attn_scalar"] = (config.query_pre_attn_scalar, scale)
-        told["attn_logit_softcapping"] = (config.attn_logit_softcapping, None)
-        told["final_logit_softcapping"] = (config.final_logit_softcapping, None)
-        told["use_bidirectional_attention"] = (bool(config.use_bidirectional_attention), False)
-        told["rope_type of sliding layers"] = (ropes["sliding_attention"].get("rope_type", "default"), "default")
-    for name, (value, expected) in told.items():
+        required["query_pre_attn_scalar"] = (config.query_pre_attn_scalar, scale)
+        required["attn_logit_softcapping"] = (config.attn_logit_softcapping, None)
+        required["final_logit_softcapping"] = (config.final_logit_softcapping, None)
+        required["use_bidirectional_attention"] = (bool(config.use_bidirectional_attention), False)
+        required["rope_type of sliding layers"] = (ropes["sliding_attention"].get("rope_type", "default"), "default")
+    for name, (value, expected) in required.items():
         if value != expected:
             raise ConfigurationError(
                 f"{model}: llama.cpp computes {architecture.name} with {name} {expected!r}, but this checkpoint has "
@@ -281,14 +281,14 @@ def config_of(
     _check_whole(NEEDED | ({"attention.sliding_window"} if gemma else set()), file, tensors, name)
     heads = file["attention.head_count"]
     head = file.get("attention.key_length", file["embedding_length"] // heads)
-    told = {
+    required = {
         "attention.value_length": (file.get("attention.value_length", head), head),
         "rope.dimension_count": (file.get("rope.dimension_count", head), head),
         "attention.sliding_window_pattern": (file.get("attention.sliding_window_pattern", PERIOD), PERIOD),
         "expert_count": (file.get("expert_count", 0), 0),
         "final_logit_softcapping": (file.get("final_logit_softcapping", 0), 0),
     }
-    for key, (value, expected) in told.items():
+    for key, (value, expected) in required.items():
         if value != expected:
             raise ConfigurationError(f"{name}: {architecture.name}.{key} is {value}, but only {expected} is supported")
     rope = _rope(file, divisors, head, name)

@@ -95,9 +95,12 @@ def from_data(data: Mapping[str, Any], where: str = "format") -> PRMFormat:
 
 def as_data(form: PRMFormat) -> dict[str, Any]:
     """A format as data for `from_data`, suitable for YAML and JSON; defaults are omitted."""
-    data = _told(form)
+    data = _non_defaults(form)
     kind = next(kind for kind, prompt in PROMPTS.items() if isinstance(form.prompt, prompt))
-    return data | {"prompt": {"kind": kind, **_told(form.prompt)}, "heads": [_told(head) for head in form.heads]}
+    return data | {
+        "prompt": {"kind": kind, **_non_defaults(form.prompt)},
+        "heads": [_non_defaults(head) for head in form.heads],
+    }
 
 
 def of_package(plugin: Plugin) -> PRMFormat:
@@ -188,13 +191,13 @@ def _adapters() -> dict[type[Any], tuple[TypeAdapter[Any], list[str]]]:
     return {kind: (TypeAdapter(kind), [field.name for field in fields(kind)]) for kind in kinds}
 
 
-def _told(one: Any) -> dict[str, Any]:
+def _non_defaults(one: Any) -> dict[str, Any]:
     """The non-default fields of an object, without those that contain other objects."""
-    told = {}
+    values = {}
     for field in fields(one):
         value = getattr(one, field.name)
         if field.default is not MISSING and value == field.default:
             continue
         if field.name not in ("prompt", "heads"):
-            told[field.name] = list(value) if isinstance(value, tuple) else value
-    return told
+            values[field.name] = list(value) if isinstance(value, tuple) else value
+    return values

@@ -288,10 +288,10 @@ _OF_STEPS = re.compile(
 def _says_steps(config: Mapping[str, object], model: str) -> str:
     """Where and how a checkpoint says that it judges steps; empty if it does not."""
     called = model.rstrip("/").rpartition("/")[2]
-    told = [("its name", called)]
-    told += [(f"{key} in its config.json", str(config[key])) for key in _NAMES_IN_CONFIG if config.get(key)]
-    told += [("config.json", key) for key in config if key in _OF_STEPS_IN_CONFIG]
-    return next((f"{where} ({text})" for where, text in told if _OF_STEPS.search(text) or where == "config.json"), "")
+    claims = [("its name", called)]
+    claims += [(f"{key} in its config.json", str(config[key])) for key in _NAMES_IN_CONFIG if config.get(key)]
+    claims += [("config.json", key) for key in config if key in _OF_STEPS_IN_CONFIG]
+    return next((f"{where} ({text})" for where, text in claims if _OF_STEPS.search(text) or where == "config.json"), "")
 
 
 _NAMES_IN_CONFIG = ("architectures", "auto_map", "_name_or_path", "model_type", "problem_type", "task")

@@ -105,8 +105,8 @@ class TapedModel(Model):
             await self.inner.aclose()
 
     def _call(self, name: str, path: Path, asked: object = None, guess: Step | None = None) -> Call:
-        told = "" if guess is None else call_key("", "", b"", steps_data([guess]))
-        return Call(self, name, path, call_key(self.spec, name, path_digest(path), asked), told)
+        digest = "" if guess is None else call_key("", "", b"", steps_data([guess]))
+        return Call(self, name, path, call_key(self.spec, name, path_digest(path), asked), digest)
 
 
 class _Writing(TapedModel):
@@ -144,15 +144,15 @@ class _ScoringRuns(_Scoring):
 class _WithLikelihood(TapedModel):
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
         call = self._call("log_likelihoods", path, steps_data(steps))
-        told: Likelihoods = await self.tape.answer(call, lambda: self.inner.log_likelihoods(path, steps))
-        return told
+        likelihoods: Likelihoods = await self.tape.answer(call, lambda: self.inner.log_likelihoods(path, steps))
+        return likelihoods
 
 
 class _WithEntropy(TapedModel):
     async def first_token_entropy(self, path: Path) -> Entropy:
         call = self._call("first_token_entropy", path)
-        told: Entropy = await self.tape.answer(call, lambda: self.inner.first_token_entropy(path))
-        return told
+        entropy: Entropy = await self.tape.answer(call, lambda: self.inner.first_token_entropy(path))
+        return entropy
 
 
 class _Speculative(TapedModel):

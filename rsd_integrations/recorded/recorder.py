@@ -119,10 +119,10 @@ class Recorder:
 
     def thinking(self, model: TapedModel, key: str, live: Callable[[], Thinking | None]) -> Thinking | None:
         """Ask a model how it thinks, and record its answer unless that is unknown (None)."""
-        told = live()
-        if told is not None and key not in self.record.calls:
-            self._note_line(key, Recorded(self._number(model), "thinking", thinking_data(told)))
-        return told
+        thinking = live()
+        if thinking is not None and key not in self.record.calls:
+            self._note_line(key, Recorded(self._number(model), "thinking", thinking_data(thinking)))
+        return thinking
 
     def _note(self, call: Call, reply: dict[str, Any], begun: Begun, usage: Usage) -> None:
         known = self.record.calls.get(call.key)
