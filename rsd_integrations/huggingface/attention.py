@@ -154,7 +154,7 @@ class Batch:
         in_text = (
             [place for i, span in enumerate(spans) for place in _in_text(span, trees.get(i))] if trees else positions
         )
-        # One transfer to the device for all of them.
+        # One transfer to the device for all.
         self.ids, token_slots, kept, self.positions = torch.tensor(
             [ids, slots, positions, in_text], device=device
         ).unbind()

@@ -172,7 +172,7 @@ def learned(rule: ExitRule, readings: Readings, depth: int, *, agreement: float,
     if exits.rule.share >= 1 or _at_least(exits.rule.agreement, exits.rule.steps) < agreement:
         raise ConfigurationError(
             f"no margin lets the model exit early with {agreement:.2%} agreement, shown on {exits.rule.steps} held-out "
-            f"steps (the last one tried: {exits.rule.agreement:.2%}); give more solutions, or ask for less"
+            f"steps (the last one tried: {exits.rule.agreement:.2%}); give more solutions, or lower the agreement"
         )
     return exits
 

@@ -32,7 +32,7 @@ def named_dtype(dtype: str | None, device: torch.device) -> torch.dtype | None:
     if dtype == "int8":
         if device.type != "cpu":
             raise ConfigurationError(
-                f"dtype int8 runs on a CPU and not on {device}; give device=cpu, or dtype=bfloat16 for {device}"
+                f"dtype int8 runs only on a CPU, not on {device}; give device=cpu, or dtype=bfloat16 for {device}"
             )
         digits.largest_weight()
     return None if dtype is None else known[dtype]

@@ -76,7 +76,7 @@ def _is_gguf(what: str, file: str) -> str:
     """The error message for a GGUF file in place of a checkpoint."""
     return (
         f"{what} holds GGUF and not a transformers checkpoint; write gguf:{file} (likelihood:gguf={file}, "
-        f'prm:gguf={file},head=FOLDER as verifier), which takes pip install "{DISTRIBUTION}[llamacpp]"'
+        f'prm:gguf={file},head=FOLDER as verifier), which needs pip install "{DISTRIBUTION}[llamacpp]"'
     )
 
 

@@ -105,7 +105,9 @@ def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
 def _check(mine: Mapping[str, Tensor], other: Mapping[str, Tensor], writer: str, name: str) -> None:
     missing = sorted(set(mine) - set(other) - {"lm_head.weight"})
     if missing:
-        raise ConfigurationError(f"{name} lacks {len(missing)} tensors of {writer}, such as {missing[0]}: other models")
+        raise ConfigurationError(
+            f"{name} and {writer} are different models: it lacks {len(missing)} tensors, such as {missing[0]}"
+        )
     for key, tensor in mine.items():
         if key in other and tensor.shape != other[key].shape:
             shapes = f"{tuple(tensor.shape)} and {tuple(other[key].shape)}"

@@ -179,7 +179,7 @@ class TorchRunner(Runner):
     def _sample(self, output: Output, rows: Sequence[tuple[SampledRow, range]]) -> list[tuple[int, float]]:
         logits = output.logits
         order = [place for _, places in rows for place in places]
-        if order != list(range(logits.shape[0])):  # twins sample from the same logits
+        if order != list(range(logits.shape[0])):  # candidates may share logits
             logits = logits[order]
         possible = _possible(logits, [(row, len(places)) for row, places in rows])
         samplings: list[Sampling] = []

@@ -132,5 +132,5 @@ def test_a_model_that_was_left_to_a_runner_which_is_gone_is_loaded_anew(tmp_path
 
 
 def test_int8_is_refused_where_it_does_not_run() -> None:
-    with pytest.raises(ConfigurationError, match="int8 runs on a CPU and not on cuda; give device=cpu"):
+    with pytest.raises(ConfigurationError, match="int8 runs only on a CPU, not on cuda; give device=cpu"):
         dtypes.named_dtype("int8", torch.device("cuda"))
