@@ -1,4 +1,4 @@
-"""Calibrated speculative decoding: rejections that recur and are close calls are overridden."""
+"""Calibrated speculative decoding: overrides rejections that recur and are close calls."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from rsd_integrations.speculation.relaxation import Relaxation, of_tokens
 from rsd_integrations.speculation.rules import AcceptanceRule, Exact, Judged, Verdicts
 
 FORM = "rsd-corrections-1"
-"""The layout of files of corrections: JSON with `pairs` as [proposed, target's own, times]."""
+"""The format of correction files: JSON with `pairs` as [proposed, target's own, times]."""
 IDS = 2**31
 """Ids are below this."""
 MOST = 100_000
-"""Pairs that a file holds at most, the most frequent ones."""
+"""Maximum pairs in a file; the most frequent ones are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """How often a target put its own token in the place of a proposed one."""
+    """How often a target replaced a proposed token by its own."""
 
     vocabulary: str
-    """Identity of the vocabulary whose ids these are."""
+    """Identity of the vocabulary of these ids."""
     pairs: dict[tuple[int, int], int] = field(default_factory=dict)
     """(proposed, target's own): times."""
 
     @property
     def total(self) -> int:
-        """Of all pairs together."""
+        """Number of corrections of all pairs."""
         return sum(self.pairs.values())
 
     def save(self, file: Path) -> None:
@@ -51,17 +51,17 @@ class Corrections:
 
     @classmethod
     def read(cls, file: Path) -> Corrections:
-        """What `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            ConfigurationError: There is no such file, or it holds something else.
+            ConfigurationError: There is no such file, or it holds no corrections.
         """
         try:
             data: Any = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(data, dict) or data.get("format") != FORM:
                 raise ConfigurationError(f"{file} holds no corrections; `rsd corrections` makes a file that does")
             if not isinstance(data["vocabulary"], str):
-                raise TypeError(f"vocabulary is {data['vocabulary']!r:.80} and has to be a text")
+                raise TypeError(f"vocabulary is {data['vocabulary']!r:.80} but must be a text")
             return cls(data["vocabulary"], dict(map(_pair, data["pairs"])))
         except FileNotFoundError:
             raise ConfigurationError(
@@ -74,7 +74,7 @@ class Corrections:
             ) from error
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # rules are compared, and tensors cannot be
+@dataclass(frozen=True, slots=True, eq=False)  # rules are compared, but tensors cannot be
 class _Known:
     """The corrections that recurred."""
 
@@ -85,24 +85,23 @@ class _Known:
 class Calibrated(Relaxation):
     """Calibrated speculative decoding (CSD, arXiv 2604.13634): recurring close calls are accepted.
 
-    Where the exact rule rejects x, and t is the target's most likely token, x is kept if both hold: in a calibration
-    run the target corrected x to t more than `times` times (the correction memory), and z(x) - z(t) ≥ ln `ratio` (the
-    semantic gate), that is, p(x) ≥ ratio · p(t) at temperature 1. On MATH500 the paper lost 7.6 points of
-    accuracy with the memory alone and 1.8 with the gate alone, so there is no rule with one of them. The default limits
-    are the paper's.
+    If the exact rule rejects x, and t is the target's most likely token, x is kept if both hold: in a calibration run
+    the target corrected x to t more than `times` times (the correction memory), and z(x) - z(t) ≥ ln `ratio` (the
+    semantic gate), that is, p(x) ≥ ratio · p(t) at temperature 1. On MATH500 the paper lost 7.6 points of accuracy with
+    the memory alone and 1.8 with the gate alone, so neither is offered alone. The default limits are the paper's.
 
-    The paper's memory goes on learning, which makes answers depend on those before them. This one is a file that
-    `rsd corrections` wrote, and stays as it is. The paper decodes greedily; when sampling, exact rejections are asked
-    the same question. With `times` infinite the rule is the exact one.
+    The paper's memory keeps learning, which makes answers depend on earlier ones. Here it is a fixed file written by
+    `rsd corrections`. The paper decodes greedily; when sampling, the same condition applies to exact rejections. With
+    infinite `times` the rule is the exact one.
     """
 
     kind: Literal["csd"] = "csd"
     memory: str
-    """File of the corrections."""
+    """The correction file."""
     times: Annotated[float, Field(ge=0)] = 6
-    """λ: more corrections than this have to be known; inf switches the rule off."""
+    """λ: a pair needs more corrections than this; inf disables the rule."""
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """τ: least probability of the proposed token, as a share of the likeliest token's."""
+    """τ: minimum probability of the proposed token, as a share of the likeliest token's."""
     _known: _Known = PrivateAttr()
 
     def model_post_init(self, _context: Any) -> None:
@@ -114,7 +113,7 @@ class Calibrated(Relaxation):
     def vocabulary(self) -> str:
         return self._known.vocabulary
 
-    def rescues(self, judged: Judged, accepted: Tensor) -> Tensor:  # noqa: ARG002 - of each token alone
+    def rescues(self, judged: Judged, accepted: Tensor) -> Tensor:  # noqa: ARG002 - decides per token
         z, tokens = judged.logits, judged.tokens
         most, own = z.max(1)
         recurs = torch.isin(_key(tokens, own), self._known.pairs.to(z.device))
@@ -122,7 +121,7 @@ class Calibrated(Relaxation):
 
 
 class Noting(AcceptanceRule):
-    """The exact rule, which notes what the target puts in the place of rejected tokens: a calibration run of CSD."""
+    """The exact rule, which also counts the target's corrections: for a calibration run of CSD."""
 
     kind: Literal["noting"] = "noting"
     lossless: ClassVar[bool] = True
@@ -138,7 +137,7 @@ class Noting(AcceptanceRule):
         return verdicts
 
     def corrections(self, vocabulary: str) -> Corrections:
-        """All that was noted.
+        """All corrections counted.
 
         Args:
             vocabulary: Identity of the vocabulary whose ids the tokens are.
@@ -154,9 +153,9 @@ class Noting(AcceptanceRule):
 def _pair(row: Any) -> tuple[tuple[int, int], int]:
     """A row of the file."""
     proposed, own, times = row
-    whole = all(type(number) is int for number in row)  # True is none
+    whole = all(type(number) is int for number in row)  # excludes True
     if not whole or min(proposed, own) < 0 or max(proposed, own) >= IDS or times < 1:
-        raise ValueError(f"{row!r:.80} is no [proposed, own, times]: two ids in [0, 2**31), and a number from 1 on")
+        raise ValueError(f"{row!r:.80} is not [proposed, own, times]: two ids in [0, 2**31), and a number from 1")
     return (proposed, own), times
 
 

@@ -63,7 +63,7 @@ def test_settings_refuse_what_proposes_nothing(name: str) -> None:
     config = {"drafter": "hf:/no/such/model", "target": "hf:/no/such/model", "settings": {name: "lookups"}}
     with pytest.raises(ConfigurationError, match=rf"{name}: unknown proposer 'lookups', did you mean 'lookup'\?"):
         RSDConfig.parse(config)
-    with pytest.raises(ConfigurationError, match=rf"{name}: 'lookup:n=99' is no valid proposer: n: .* equal to 16"):
+    with pytest.raises(ConfigurationError, match=rf"{name}: 'lookup:n=99' is not a valid proposer: n: .* equal to 16"):
         Settings().updated(**{name: "lookup:n=99"})
     with pytest.raises(ConfigurationError, match=f"{name}: .* there is no table of n-grams '/no/such'; `rsd ngrams`"):
         Settings().updated(**{name: "ngram:/no/such"})
