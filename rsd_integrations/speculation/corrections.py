@@ -155,7 +155,7 @@ def _pair(row: Any) -> tuple[tuple[int, int], int]:
     proposed, own, times = row
     whole = all(type(number) is int for number in row)  # excludes True
     if not whole or min(proposed, own) < 0 or max(proposed, own) >= IDS or times < 1:
-        raise ValueError(f"{row!r:.80} is not [proposed, own, times]: two ids in [0, 2**31), and a number from 1")
+        raise ValueError(f"{row!r:.80} is not [proposed, own, times]: two ids in [0, 2**31) and a count ≥ 1")
     return (proposed, own), times
 
 

@@ -88,7 +88,7 @@ def test_files_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
 
 def test_drafts_are_long_enough_for_their_rule() -> None:
     models: dict[str, Any] = {"drafter": load("embedded:draft"), "target": load("embedded:target")}
-    with pytest.raises(ConfigurationError, match=r"draft_length=6 is too short for FLy.* looks at 7 tokens in a row"):
+    with pytest.raises(ConfigurationError, match=r"draft_length=6 is too short for FLy.* needs 7 tokens in a row"):
         SpeculativeDecoding(**models, rule="fly", draft_length=6)
     lengths = {"exact": 5, "fly": 7, "fly:window=3": 5, "fly:12": 13}
     for rule, length in lengths.items():
