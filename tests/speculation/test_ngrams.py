@@ -178,7 +178,7 @@ def test_a_table_comes_from_its_file(spec: str, tmp_path: Path) -> None:
         ("ngram:tree=maybe", "tree"),
         ("ngrams", "did you mean 'ngram'"),
         ("ngram:{text}", "not a safetensors file"),
-        ("ngram:{other}", "no table of n-grams"),
+        ("ngram:{other}", "no n-gram table"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(text: str, said: str, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_table_that_would_fail_later_is_refused_when_it_is_read(
     tensors = {part: getattr(table, part) for part in ("pairs", "starts", "tokens", "weights")}
     tensors[name] = change(tensors.get(name, table.pairs)).contiguous()
     save_file(tensors, file, metadata={"format": ngram_table.FORM, "vocabulary": "words"})
-    with pytest.raises(ConfigurationError, match=rf"(?s)table.safetensors' is broken \(.*{said}.*make it again with rsd"):
+    with pytest.raises(ConfigurationError, match=rf"(?s)table.safetensors' is broken \(.*{said}.*again with rsd"):
         NgramTable.read(file)
 
 

@@ -65,7 +65,7 @@ def test_settings_refuse_what_proposes_nothing(name: str) -> None:
         RSDConfig.parse(config)
     with pytest.raises(ConfigurationError, match=rf"{name}: 'lookup:n=99' is not a valid proposer: n: .* equal to 16"):
         Settings().updated(**{name: "lookup:n=99"})
-    with pytest.raises(ConfigurationError, match=f"{name}: .* there is no table of n-grams '/no/such'; `rsd ngrams`"):
+    with pytest.raises(ConfigurationError, match=f"{name}: .* there is no n-gram table '/no/such'; `rsd ngrams`"):
         Settings().updated(**{name: "ngram:/no/such"})
     assert getattr(Settings().updated(**{name: "lookup:n=2"}), name) == "lookup:n=2"
 
