@@ -79,6 +79,7 @@ class Calls:
         """Candidates for the next step; none when the drafter failed, which is noted, or would fail again."""
         if drafter in self._given_up:
             return ()
+        self._early.speculation = speculation
         try:
             wanted = count or request.settings.candidates
             generation = await self._generate(request, "drafter", drafter, wanted, speculation=speculation)

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, cast
 
 from rsd_core.concurrency import contained, settle
 from rsd_core.errors import VerifierError
-from rsd_core.interfaces import Drafter, Scores, ScoresRuns, StepRequest, Target, Verifier
+from rsd_core.interfaces import Drafter, Scores, ScoresRuns, Speculation, StepRequest, Target, Verifier
 from rsd_core.ledger import Ledger, Role
 from rsd_core.model import Interrupted, Model, Usage, usage_of
 from rsd_core.observing import Watches
@@ -62,7 +62,7 @@ class Position(Protocol):
     def is_mark(self, step: Step) -> bool:
         """Whether a step is a bare marker, which is never scored."""
 
-    def step_request(self, role: Role, *, ahead: int) -> StepRequest:
+    def step_request(self, role: Role, *, ahead: int, speculation: Speculation | None) -> StepRequest:
         """The request for a model's next step."""
 
 
@@ -135,6 +135,8 @@ class Lookahead:
         self._ledger, self.depth, self._caller = ledger, depth, caller
         self.watches: Watches | None = None
         """Observers of the calls."""
+        self.speculation: Speculation | None = None
+        """What proposes the drafter's tokens."""
         self.estimate = AcceptanceEstimate()
         self._calls: dict[tuple[Role, Path], _Call] = {}
         self._dropped: list[tuple[Role, _Call]] = []
@@ -221,7 +223,7 @@ class Lookahead:
                 break
             call = self._calls.get(("drafter", position.path))
             if call is None:
-                request = position.step_request("drafter", ahead=self.ahead)
+                request = position.step_request("drafter", ahead=self.ahead, speculation=self.speculation)
                 call = self._begin("drafter", drafter, position.path, request, drafter.generate)
             if not call.draft:
                 break

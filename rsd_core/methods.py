@@ -32,6 +32,7 @@ from rsd_core.baselines import (
 )
 from rsd_core.baselines.judged import JUDGE
 from rsd_core.baselines.sampling import Aggregate
+from rsd_core.baselines.speculative import check_specs
 from rsd_core.data import Data, explain, from_text, masked, of_kind
 from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
@@ -208,6 +209,9 @@ class RSDMethod(Method):
         return base.updated(candidates=self.candidates, softmax_beta=self.softmax_beta, temperature=self.temperature)
 
     def check(self, setup: Setup) -> None:
+        for cast in (setup.given, {**setup.given, **setup.thoughts}):
+            check_specs(setup.settings.speculate, cast["target"], cast["drafter"])
+            check_specs(setup.settings.speculate_drafts, cast["drafter"], None)
         for policy in (self.policy or setup.policy, setup.thoughts.get("policy")):
             if policy is None or policy.needs_known != "price":
                 continue
@@ -444,6 +448,10 @@ class SpeculativeMethod(Plain):
         check_speculation(Speculation(self.proposer, self.rule, draft_length=self.draft_length))
         return self
 
+    def build(self, setup: Setup) -> Decoder:
+        check_specs(self.proposer, setup.given["target"], setup.given["drafter"])
+        return super().build(setup)
+
     @property
     def roles(self) -> tuple[Role, ...]:  # type: ignore[override]
         return ("drafter", "target") if self.proposer == DRAFTER else ("target",)
@@ -460,6 +468,7 @@ class SpeculativeBeamsMethod(Sampled):
     confidence: Annotated[float, Field(gt=0, le=1)] = 0.7
 
     def build(self, setup: Setup) -> Decoder:
+        check_specs(DRAFTER, setup.given["target"], setup.given["drafter"])
         return SpeculativeBeams(
             drafter=setup.drafter,
             target=setup.target,

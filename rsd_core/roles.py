@@ -138,12 +138,18 @@ class Speculations:
         key = model, used, proposer
         if key not in self._known:
             if not isinstance(model, SpeculativeTarget):
-                raise ConfigurationError(
-                    f"{model!r} verifies no proposed tokens, which {proposer!r} was to propose: models in process do "
-                    "(hf:, embedded:); a server speculates by its own settings"
-                )
+                raise cannot_verify("drafter" if drafter is None else "target", repr(model), proposer)
             self._known[key] = model.checked_speculation(Speculation(proposer, drafter=used))
         return self._known[key]
+
+
+def cannot_verify(role: Role, model: str, proposer: object) -> ConfigurationError:
+    """The error about a model that is to verify proposed tokens, and cannot."""
+    return ConfigurationError(
+        f"the {role} {model} verifies no proposed tokens, but was to verify those of {proposer!r}: give a {role} of "
+        "hf: or embedded:, or do without speculation. A GGUF model drafts for others at most; a server speculates by "
+        "its own settings, and is measured as it is"
+    )
 
 
 def require(role: Role, model: Model | None, kind: type[Model]) -> None:

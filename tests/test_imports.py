@@ -184,7 +184,7 @@ def test_the_core_stays_small() -> None:
     assert len(algorithm.split("async def _decode")[1].splitlines()) < 60  # the paper on one screen
     assert lines("") < 6400  # what surrounds it, policies and baselines apart, is read in an afternoon
     assert lines("policies") < 1300
-    assert lines("baselines") < 1100
+    assert lines("baselines") < 1150
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,15 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from rsd_core.calls import Calls
+from rsd_core.data import masked
 from rsd_core.decoder import Decoder
 from rsd_core.errors import ConfigurationError
 from rsd_core.events import Event, StepReplaced
 from rsd_core.interfaces import DRAFTER, Drafter, Speculation, SpeculativeTarget, Target
 from rsd_core.model import Model
+from rsd_core.registry import parse_spec
 from rsd_core.request import Request
-from rsd_core.roles import require
+from rsd_core.roles import cannot_verify, require
 from rsd_core.settings import Settings
 
 
@@ -44,10 +46,7 @@ class SpeculativeDecoding(Decoder):
             require("drafter", drafter, Drafter)
         require("target", target, Target)
         if not isinstance(target, SpeculativeTarget):
-            raise ConfigurationError(
-                f"{target!r} verifies no proposed tokens. Models in process do (hf:, embedded:); a server speculates "
-                "by its own settings, and is measured as the target alone."
-            )
+            raise cannot_verify("target", repr(target), proposer)
         used = drafter if proposer == DRAFTER else None
         self.speculation = target.checked_speculation(Speculation(proposer, rule, used, draft_length))
         self.drafter, self._target = used, target
@@ -59,6 +58,11 @@ class SpeculativeDecoding(Decoder):
                 f"max_target_flops={settings.limits.max_target_flops:g} cannot be kept by {type(self).__name__}, whose "
                 "target reads tokens that it rejects: limit max_flops, which is checked between steps, or "
                 "max_target_tokens"
+            )
+        if settings.temperature == 0 and getattr(self.speculation.rule, "needs_draws", False):
+            raise ConfigurationError(
+                f"{self.speculation.rule!r} compares distributions that the drafter samples from: give settings with a "
+                "temperature above 0 (got 0), or another rule"
             )
         return settings
 
@@ -79,3 +83,31 @@ class SpeculativeDecoding(Decoder):
             i = request.index
             (step,) = await calls.replace(request, self._target, speculation=self.speculation)
             yield StepReplaced(i, request.extend(step, "target"))
+
+
+def check_specs(proposer: object, target: str | Model, drafter: str | Model | None) -> None:
+    """Refuse models that cannot speculate, as far as their specs tell it, before any of them is loaded.
+
+    Args:
+        proposer: What is to propose tokens; nothing where it is None.
+        target: The model that is to verify them.
+        drafter: The model that is to propose them; None where the drafter is the one that verifies.
+
+    Raises:
+        ConfigurationError: Names the role, and what can take its place.
+    """
+    if proposer is not None and not _may_be(target, "embedded", "hf"):
+        raise cannot_verify("drafter" if drafter is None else "target", repr(masked(str(target))), proposer)
+    if proposer == DRAFTER and not _may_be(drafter, "embedded", "hf", "gguf"):
+        raise ConfigurationError(
+            f"the drafter {masked(str(drafter))!r} cannot propose tokens: give one in process (hf:, gguf:, embedded:), "
+            "or a proposer without a model, such as 'lookup'"
+        )
+
+
+def _may_be(model: object, *kinds: str) -> bool:
+    """Whether a model may be of one of these kinds: objects and those of other packages tell it later."""
+    if not isinstance(model, str):
+        return True
+    backend, _ = parse_spec(model)
+    return backend.kind in kinds or backend.nested or backend.plugin is not None

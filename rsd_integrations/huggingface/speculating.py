@@ -16,9 +16,12 @@ from rsd_integrations.huggingface.beam_writing import Beams
 from rsd_integrations.inprocess.draft_call import DraftCall
 from rsd_integrations.inprocess.engine import run
 from rsd_integrations.inprocess.generator import Generator
+from rsd_integrations.inprocess.proposer_states import ProposerStates
+from rsd_integrations.inprocess.runner import Runner
 from rsd_integrations.inprocess.sources import DrafterSource, ProposerSource, TextSource
 from rsd_integrations.inprocess.speculative_call import Source, SpeculativeCall
 from rsd_integrations.inprocess.step_end import StepEnd
+from rsd_integrations.inprocess.vocabulary import Vocabulary
 from rsd_integrations.speculation.parsing import parsed
 from rsd_integrations.speculation.rules import Exact
 
@@ -26,21 +29,19 @@ from rsd_integrations.speculation.rules import Exact
 class SpeculativeGenerator(Generator):
     """A language model that implements `SpeculativeTarget`."""
 
+    def __init__(
+        self, runner: Runner, vocabulary: Vocabulary, eos_ids: frozenset[int], flops_per_token: float, name: str
+    ) -> None:
+        super().__init__(runner, vocabulary, eos_ids, flops_per_token, name)
+        self._proposer_states = ProposerStates()
+
     def checked_speculation(self, speculation: Speculation) -> Speculation:
         """The same speculation, with proposer and rule as objects; see `SpeculativeTarget`."""
         speculation = parsed(speculation)
         if speculation.proposer == DRAFTER:
             if speculation.drafter is None:
                 raise ConfigurationError("proposer='drafter' needs a drafter; give one, or proposer='lookup'")
-            self._assistant(speculation)
-        if (
-            speculation.beams is not None
-            and self._assistant(speculation).vocabulary.identity != self.vocabulary.identity
-        ):
-            raise ConfigurationError(
-                f"beams of {self.name} need a drafter with its vocabulary: give another drafter, or use "
-                "SpeculativeDecoding, which compares text"
-            )
+            self._check_drafter(speculation, self._assistant(speculation))
         for part in (speculation.rule, *([] if speculation.proposer == DRAFTER else [speculation.proposer])):
             if part.vocabulary not in (None, self.vocabulary.identity):
                 raise ConfigurationError(
@@ -50,6 +51,26 @@ class SpeculativeGenerator(Generator):
         if speculation.drafter is self:  # a copy, since usage is told apart by model
             return replace(speculation, drafter=copy.copy(speculation.drafter))
         return speculation
+
+    def _check_drafter(self, speculation: Speculation, drafter: Generator) -> None:
+        """Refuse a drafter that is not enough for beams, or for the rule."""
+        same = drafter.vocabulary.identity == self.vocabulary.identity
+        if speculation.beams is not None and not same:
+            raise ConfigurationError(
+                f"beams of {self.name} need a drafter with its vocabulary: give another drafter, or use "
+                "SpeculativeDecoding, which compares text"
+            )
+        if speculation.beams is not None and drafter.context < self.context:
+            raise ConfigurationError(
+                f"beams of {self.name} may be {self.context} tokens long, and its drafter {drafter.name} reads no more "
+                f"than {drafter.context}: give a drafter that reads as many, or use SpeculativeDecoding, whose target "
+                "goes on alone from there"
+            )
+        if speculation.rule.needs_draws and not same:
+            raise ConfigurationError(
+                f"{speculation.rule!r} compares distributions over one vocabulary: give a drafter with that of "
+                f"{self.name}, or another rule"
+            )
 
     async def _write(
         self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, guess: Sequence[int]
@@ -90,10 +111,7 @@ class SpeculativeGenerator(Generator):
         drafter = self._assistant(speculation)
         if self.grammar is not None:
             raise ConfigurationError(f"{self.name} cannot decode beams with a grammar: use SpeculativeDecoding")
-        room = min(max_tokens, drafter.context - len(ids))
-        if room < 1:  # the target continues alone
-            return await super()._write(path, ids, request, max_tokens, end, ())
-        return await Beams(self, drafter, path, ids, request, room, end, speculation.beams).write()
+        return await Beams(self, drafter, path, ids, request, max_tokens, end, speculation.beams).write()
 
     def _source(
         self, path: Path, ids: list[int], request: StepRequest, speculation: Speculation
@@ -101,7 +119,7 @@ class SpeculativeGenerator(Generator):
         """The source of proposals, and the drafter's call if the drafter is a model."""
         (seed,) = request.seeds
         if speculation.proposer != DRAFTER:
-            return ProposerSource(speculation.proposer.begin(ids, seed)), None
+            return ProposerSource(self._proposer_states, path, speculation.proposer, ids, seed), None
         drafter = self._assistant(speculation)
         same = drafter.vocabulary.identity == self.vocabulary.identity
         prefix = ids if same else drafter.vocabulary.ids(path, goes_on=True)[0]

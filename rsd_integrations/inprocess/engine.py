@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import sqrt
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from rsd_core import Interrupted
 from rsd_core.concurrency import outlast
@@ -59,13 +61,11 @@ class Engine:
         self.reset()
 
     def reset(self) -> None:
-        """Start from nothing, as in a forked process, which inherits no threads."""
-        inherited = list(getattr(self, "_queues", {}))
+        """Start from nothing."""
         self._lock = threading.Lock()
         self._queues: dict[Runner, _Queue] = {}
-        for runner in inherited:
-            runner.fail(RuntimeError("the process was forked"))
-        self._queues.clear()  # of what their calls handed on
+        self._calls: WeakKeyDictionary[Call[Any], Runner] = WeakKeyDictionary()
+        """Whose every call is, until its caller lets go of it: a model all of whose rows rest is in no queue."""
         self._free_threads = self._threads
         self._workers: list[threading.Thread] = []
         self._idle_workers: list[threading.Semaphore] = []
@@ -73,16 +73,26 @@ class Engine:
         weights in its caches."""
         self._closed = False
 
+    def stand_still(self) -> dict[Call[Any], Runner]:
+        """Run nothing until `reset`, in a forked process, which inherits no threads; the calls that have not ended."""
+        self._lock, self._free_threads = threading.Lock(), 0
+        return {call: runner for call, runner in self._calls.items() if not call.future.done()}
+
+    def start(self, runner: Runner, call: Call[Any]) -> None:
+        """Have a call begun before the model's next forward pass."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the process is about to end, and its models with it")
+            self._calls[call] = runner
+            self._post(runner, partial(runner.start, call))
+
     async def run(self, runner: Runner, call: Call[Answer]) -> Answer:
         """Run a call.
 
         Raises:
             Interrupted: The caller was cancelled after some work; nothing of the call outlives it.
         """
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the process is about to end, and its models with it")
-            self._post(runner, partial(runner.start, call))
+        self.start(runner, call)
         done = asyncio.wrap_future(call.future)
         try:
             return await asyncio.shield(done)
@@ -201,12 +211,29 @@ async def run(runner: Runner, call: Call[Answer]) -> Answer:
     return await engine_of(runner.device).run(runner, call)
 
 
+def start(runner: Runner, call: Call[Any]) -> None:
+    """Have a call begun on the engine of its model's device; see `Engine.start`."""
+    engine_of(runner.device).start(runner, call)
+
+
 def post(runner: Runner, work: Callable[[], None]) -> None:
     """Have something done on the engine of a model's device; see `Engine.post`."""
     engine_of(runner.device).post(runner, work)
 
 
 def _after_fork() -> None:
+    """Fail the calls that only the parent's threads go on with: those that rest or wait as well."""
+    calls = dict[Call[Any], Runner]()
+    for engine in _engines.values():  # all of them first, for calls hand over to models of other devices
+        calls |= engine.stand_still()
+    error = RuntimeError(
+        "the process was forked during this call of a model, which goes on in the parent process alone: call again"
+    )
+    for runner in set(calls.values()):
+        runner.fail(error)
+    for call in calls:
+        if not call.future.done():  # it had not begun
+            call.fail(error)
     for engine in _engines.values():
         engine.reset()
 

@@ -45,6 +45,12 @@ class PathCache:
 
 def shared(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the common prefix of two lists, or of two tuples."""
-    if a == b[: len(a)]:
-        return len(a)
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    low, high = 0, min(len(a), len(b))
+    middle = high  # mostly one goes on with the other
+    while low < high:
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+        middle = (low + high + 1) // 2
+    return low

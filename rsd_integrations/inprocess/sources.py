@@ -8,27 +8,39 @@ from typing import Any
 
 from rsd_core import Path, Step
 from rsd_integrations.inprocess.draft_call import DraftCall
-from rsd_integrations.inprocess.engine import post
+from rsd_integrations.inprocess.engine import post, start
 from rsd_integrations.inprocess.language_model import LanguageModel
+from rsd_integrations.inprocess.proposer_states import ProposerStates
 from rsd_integrations.inprocess.runner import Runner
 from rsd_integrations.inprocess.speculative_call import Source, SpeculativeRow
 from rsd_integrations.speculation.proposals import Proposal
-from rsd_integrations.speculation.proposers import ProposerState
+from rsd_integrations.speculation.proposers import Proposer, ProposerState
 
 
 class ProposerSource(Source):
     """A proposer without a model."""
 
-    def __init__(self, state: ProposerState) -> None:
-        self._state, self._told = state, 0
+    def __init__(
+        self, states: ProposerStates, path: Path, proposer: Proposer, prefix: Sequence[int], seed: int
+    ) -> None:
+        """Propose what follows a path, whose ids are these, by a state that is claimed when it is first asked."""
+        self._states, self._path, self._proposer, self._prefix, self._seed = states, path, proposer, prefix, seed
+        self._state: ProposerState | None = None
+        self._told = 0
 
     def ask(self, row: SpeculativeRow, emitted: Sequence[int], count: int) -> None:
-        self._state.accept(emitted[self._told :])
+        state = self._state or self._states.claim(self._path, self._proposer, self._prefix, self._seed)
+        self._state = None  # where the proposer fails, it is not kept
+        state.accept(emitted[self._told :])
         self._told = len(emitted)
-        row.propose(self._state.propose(count))
+        row.propose(state.propose(count))
+        self._state = state
 
     def close(self, emitted: Sequence[int]) -> None:
-        """There is nothing to be ended."""
+        if self._state is not None:
+            self._state.accept(emitted[self._told :])
+            self._states.put(self._path, self._proposer, self._state)
+            self._state = None
 
 
 class DrafterSource(Source):
@@ -53,7 +65,7 @@ class DrafterSource(Source):
             self._started = True
             self.call.hand_over = partial(self._hand_over, row)
             self.call.on_failure = partial(self._fail, row)
-            post(self._drafter, partial(self._drafter.start, self.call))
+            start(self._drafter, self.call)
         post(self._drafter, partial(self.call.draft, at, ids, count))
 
     def close(self, emitted: Sequence[int]) -> None:

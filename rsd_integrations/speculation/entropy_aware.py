@@ -20,12 +20,13 @@ class EntropyAware(AcceptanceRule):
     sampled from p without x. The paper's limits come from a calibration set and are not published: these are ours.
 
     p and q are what is sampled from, after temperature and top-p; tokens without probability count to no top n. Where
-    nothing is drawn (greedy decoding, n-grams), q is sure, and the rule is the exact one; so it is where a limit of
-    entropy is infinite.
+    nothing is drawn (greedy decoding, n-grams), q is sure and the rule would be the exact one, so it is refused there;
+    where a limit of entropy is infinite it is the exact one.
     """
 
     kind: Literal["easd"] = "easd"
     lossless: ClassVar[bool] = False
+    needs_draws: ClassVar[bool] = True
     draft_entropy: Annotated[float, Field(ge=0)] = 1.5
     """Entropy in nats from which the drafter is unsure; inf disables the rule."""
     target_entropy: Annotated[float, Field(ge=0)] = 1.5

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rsd_integrations.speculation.proposals import Proposal
-from rsd_integrations.speculation.proposers import Proposer, ProposerState
+from rsd_integrations.speculation.proposers import Proposer, TextState
 
 TYPE = "i"
 WIDTH = array(TYPE).itemsize
@@ -28,38 +28,40 @@ class Lookup(Proposer):
     n: Annotated[int, Field(ge=1, le=16)] = 3
     """Longest run of tokens that is looked for."""
 
-    def begin(self, prefix: Sequence[int], seed: int) -> LookupState:  # noqa: ARG002 - nothing is drawn
-        state = LookupState(self.n)
+    def begin(self, prefix: Sequence[int], seed: int) -> LookupState:
+        state = LookupState(self.n, seed)
         state.accept(prefix)
         return state
 
 
-class LookupState(ProposerState):
-    """All tokens so far, as bytes, which are searched fastest.
+class LookupState(TextState):
+    """All tokens so far, also as bytes, which are searched fastest.
 
     Args:
         longest: Longest run of tokens that is looked for.
+        seed: See `TextState`; nothing is drawn.
     """
 
-    def __init__(self, longest: int) -> None:
+    def __init__(self, longest: int, seed: int) -> None:
+        super().__init__(seed)
         self._longest, self._bytes = longest, bytearray()
 
     def propose(self, count: int) -> Proposal:
-        length = len(self._bytes) // WIDTH
-        for size in range(min(self._longest, length - 1), 0, -1):
+        for size in range(min(self._longest, len(self.ids) - 1), 0, -1):
             place = self._last(size)
             if place is not None:
-                found = list(self._ids(place + size, place + size + count))
+                found = self.ids[place + size : place + size + count]
                 while len(found) < count:  # it has reached the end, and goes on with what it proposes
                     found += found[: count - len(found)]
                 return Proposal(tuple(found))
         return Proposal(())
 
     def accept(self, ids: Sequence[int]) -> None:
+        self.ids += ids
         self._bytes += array(TYPE, ids).tobytes()
 
-    def _ids(self, begin: int, end: int) -> array[int]:
-        return array(TYPE, bytes(self._bytes[begin * WIDTH : end * WIDTH]))
+    def truncate(self, count: int) -> None:
+        del self.ids[count:], self._bytes[count * WIDTH :]
 
     def _last(self, size: int) -> int | None:
         """Where the last tokens, so many of them, were before for the last time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -11,15 +12,15 @@ from pydantic import Field, PrivateAttr
 
 from rsd_integrations.speculation.ngram_table import SUCCESSORS, NgramTable, Successor, Successors
 from rsd_integrations.speculation.proposals import Proposal
-from rsd_integrations.speculation.proposers import Proposer, ProposerState
+from rsd_integrations.speculation.proposers import Proposer, TextState
 from rsd_integrations.speculation.tree_search import propose_tree
 
 GAIN, MOST = 0.25, 3.0
 """What a trigram's weight gains each time the request's text has it, and what it gains at most. In the released code
 it gains 0.04 in each round in which it is among the last sixteen tokens, so that weights depend on how far the rounds
 reach; 0.25 is that over some six rounds."""
-PAIRS = 65_536
-"""Pairs that a request's own text adds at most; the oldest are forgotten first."""
+LATEST = 64
+"""Places of a pair in the request's own text that count, the latest ones."""
 
 
 class Ngrams(Proposer):
@@ -54,28 +55,29 @@ class Ngrams(Proposer):
         return state
 
 
-class NgramState(ProposerState):
+class NgramState(TextState):
     """The table of one request: the frozen one, and what the request's own text adds to it.
 
     Args:
         base: The frozen table, if any.
         iterations: Of the search for trees; 0 for chains.
-        seed: The request's own.
+        seed: See `TextState`.
     """
 
     def __init__(self, base: Successors | None, iterations: int, seed: int) -> None:
-        self._base, self._iterations, self._seed = base, iterations, seed
-        self._own: dict[tuple[int, int], dict[int, float]] = {}
-        self._last: tuple[int, ...] = ()
-        """The last two tokens, or as many as there are."""
-        self._length = 0
+        super().__init__(seed)
+        self._base, self._iterations = base, iterations
+        self._latest: dict[tuple[int, int], int] = {}
+        """Where each pair that something follows was last."""
+        self._before = array("q")
+        """Of each pair's place, where the same pair was before; -1 for nowhere. By these the text is rolled back."""
 
     def propose(self, count: int) -> Proposal:
-        if len(self._last) < 2:
+        if len(self.ids) < 2:
             return Proposal(())
-        pair = (self._last[0], self._last[1])
+        pair = (self.ids[-2], self.ids[-1])
         if self._iterations:
-            random = Random(f"{self._seed} {self._length}")
+            random = Random(f"{self.seed} {len(self.ids)}")
             return Proposal(*propose_tree(self, pair, count, self._iterations, random))
         tokens = list[int]()
         while len(tokens) < count and (following := self.successors(pair)):
@@ -84,28 +86,42 @@ class NgramState(ProposerState):
         return Proposal(tuple(tokens))
 
     def accept(self, ids: Sequence[int]) -> None:
-        for id_ in ids:
-            if len(self._last) == 2:
-                self._add((self._last[0], self._last[1]), id_)
-            self._last = (*self._last[-1:], id_)
-        self._length += len(ids)
+        self.ids += ids
+        for place in range(len(self._before), len(self.ids) - 2):
+            pair = (self.ids[place], self.ids[place + 1])
+            self._before.append(self._latest.get(pair, -1))
+            self._latest[pair] = place
+
+    def truncate(self, count: int) -> None:
+        while len(self._before) > max(0, count - 2):
+            before, place = self._before.pop(), len(self._before)
+            pair = (self.ids[place], self.ids[place + 1])
+            if before < 0:
+                del self._latest[pair]
+            else:
+                self._latest[pair] = before
+        del self.ids[count:]
 
     def successors(self, pair: tuple[int, int]) -> Sequence[Successor]:
         """The tokens that may follow, see `Successors`."""
         base = () if self._base is None else self._base.successors(pair)
-        own = self._own.get(pair)
-        if own is None:
+        own = self._own(pair)
+        if not own:
             return base
         weights = dict(base)
         for token, gain in own.items():
             weights[token] = weights.get(token, 0.0) + gain
         return sorted(weights.items(), key=lambda item: (-item[1], item[0]))[:SUCCESSORS]
 
-    def _add(self, pair: tuple[int, int], token: int) -> None:
-        own = self._own.pop(pair, {})  # the pair counts as the youngest again
-        own[token] = min(MOST, own.get(token, 0.0) + GAIN)
-        if len(own) > SUCCESSORS:
-            del own[min(own, key=lambda other: (other == token, own[other]))]
-        self._own[pair] = own
-        if len(self._own) > PAIRS:
-            del self._own[next(iter(self._own))]
+    def _own(self, pair: tuple[int, int]) -> dict[int, float]:
+        """What the request's own text adds: read from its end, up to one successor too many."""
+        gains, place = dict[int, float](), self._latest.get(pair, -1)
+        for _ in range(LATEST):
+            if place < 0:
+                break
+            token = self.ids[place + 2]
+            if token not in gains and len(gains) == SUCCESSORS:
+                break
+            gains[token] = min(MOST, gains.get(token, 0.0) + GAIN)
+            place = self._before[place]
+        return gains

@@ -65,6 +65,11 @@ def parsed(speculation: Speculation) -> Speculation:
         raise ConfigurationError(unknown("proposer", proposer, [DRAFTER, *PROPOSERS]))
     if proposer != DRAFTER:
         proposer = parse_proposer(proposer)
+        if rule.needs_draws:
+            raise ConfigurationError(
+                f"{rule!r} compares distributions, and {proposer!r} has none: take the proposer 'drafter', or another "
+                "rule"
+            )
     if length is None:
         length = max(DRAFT_LENGTH, rule.least_draft)
     if length < 1:

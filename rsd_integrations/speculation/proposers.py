@@ -10,7 +10,7 @@ from rsd_integrations.speculation.proposals import Proposal
 
 
 class ProposerState(ABC):
-    """What a proposer knows of one request. It is used by one thread at a time."""
+    """What a proposer knows of one text. It is used by one thread at a time."""
 
     @abstractmethod
     def propose(self, count: int) -> Proposal:
@@ -28,6 +28,25 @@ class ProposerState(ABC):
         """Go on with tokens that the target emitted, proposed or not."""
 
 
+class TextState(ProposerState):
+    """A state that depends on the text so far and the seed alone, and can be rolled back.
+
+    So it serves the steps of a path one after another (`ProposerStates`), instead of reading the path again for each.
+
+    Args:
+        seed: The present step's own.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.ids: list[int] = []
+        """All tokens so far."""
+
+    @abstractmethod
+    def truncate(self, count: int) -> None:
+        """Roll back to the first `count` tokens; the state is as if it had never seen the others."""
+
+
 class Proposer(Data):
     """Proposes what comes next. A proposer is data, as policies are: `kind` and its parameters."""
 
@@ -38,9 +57,9 @@ class Proposer(Data):
 
     @abstractmethod
     def begin(self, prefix: Sequence[int], seed: int) -> ProposerState:
-        """The state of a request that goes on after these tokens.
+        """The state of a step that goes on after these tokens; a `TextState` is kept for the steps after it.
 
         Args:
             prefix: Ids of all that the target reads.
-            seed: The request's own; the same prefix and seed give the same proposals.
+            seed: The step's own; the same prefix and seed give the same proposals.
         """

@@ -54,6 +54,8 @@ class AcceptanceRule(Data):
 
     lossless: ClassVar[bool]
     """Whether the emitted tokens have the target's own distribution."""
+    needs_draws: ClassVar[bool] = False
+    """Whether it is the exact rule wherever the drafter samples no tokens of the target's vocabulary."""
 
     @property
     def vocabulary(self) -> str | None:

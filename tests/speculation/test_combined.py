@@ -6,7 +6,16 @@ import itertools
 
 import pytest
 
-from rsd_core import BinaryStep, ConfigurationError, Limits, RewardGuidedDecoder, Settings
+from rsd_core import (
+    BinaryStep,
+    ConfigurationError,
+    Generation,
+    Limits,
+    Path,
+    RewardGuidedDecoder,
+    Settings,
+    StepRequest,
+)
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.huggingface import HuggingFaceGenerator
@@ -52,6 +61,30 @@ def test_the_drafter_repeats_what_it_has_read(draft: HuggingFaceGenerator, targe
             wanted = [result.text for result in results]
         assert [result.text for result in results] == wanted
         assert all(result.ledger.target.calls for result in results)
+    assert passes[1] < passes[0]
+
+
+def test_drafts_ahead_are_proposed_as_others_are(
+    draft: HuggingFaceGenerator, target: HuggingFaceGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, asked = draft.generate, list[StepRequest]()
+
+    async def generate(path: Path, request: StepRequest) -> Generation:
+        asked.append(request)
+        return await inner(path, request)
+
+    monkeypatch.setattr(draft, "generate", generate)
+    texts, passes = [], []
+    for settings in (Settings(lookahead=2), Settings(lookahead=2, speculate_drafts="lookup")):
+        asked.clear()
+        before = draft.runner.passes
+        decoder = RewardGuidedDecoder(
+            drafter=draft, verifier=ScriptedVerifier(lambda *_: 0.9), target=target, settings=settings
+        )
+        texts.append([result.text for result in decoder.run_many(QUESTIONS[:3], concurrency=1)])
+        passes.append(draft.runner.passes - before)
+        assert {request.speculation is not None for request in asked} == {settings.speculate_drafts is not None}
+    assert texts[0] == texts[1]
     assert passes[1] < passes[0]
 
 
