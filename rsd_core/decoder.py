@@ -241,11 +241,14 @@ class Decoder(ABC):
         """The state of a request, its calls, and its deadline.
 
         Raises:
-            ConfigurationError: An unknown option, or a limit that cannot be enforced.
+            ConfigurationError: An unknown option, a limit that cannot be enforced, or a sampling that a model lacks.
         """
         if unknown := set(options) - set(RequestOptions.__annotations__):
             known = ", ".join(RequestOptions.__annotations__)
             raise ConfigurationError(f"unknown options {sorted(unknown)}; a request takes {known}")
+        for model in self.models:
+            if isinstance(model, TextGenerator):
+                model.check_sampling(self.settings.sampling)
         limits = self.limits
         target = [] if self.target is None else [self.target]
         for limit, needed, models in (

@@ -27,6 +27,9 @@ class Sampling:
     """0 means greedy decoding."""
     top_p: float = 1.0
     """Probability mass of the nucleus to sample from, in (0, 1]."""
+    top_k: int = 0
+    """How many of the likeliest tokens to sample from, with all that are as likely as the last of them; 0 for all.
+    Top-p is applied after top-k, and both after temperature, in the order of transformers' logits processors."""
 
 
 DRAFTER = "drafter"
@@ -103,6 +106,13 @@ class Generator(Model):
     def thinking(self, prompt: Prompt) -> Thinking | None:  # noqa: ARG002
         """How the model thinks before it answers the prompt, according to its chat template; None if unknown."""
         return None
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Refuse what the model is known to be unable to honour, before it is asked for anything.
+
+        Raises:
+            ConfigurationError: It cannot sample like this.
+        """
 
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
         """The same model with extra request fields, named as in OpenAI's chat API; loads nothing.

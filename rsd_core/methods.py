@@ -253,11 +253,12 @@ class Sampled(Plain):
     n: Count = 16
     temperature: Temperature | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
 
     def settings(self, base: Settings) -> Settings:
         if base.temperature == 0:
             base = base.updated(temperature=0.7, top_p=0.8)
-        return base.updated(temperature=self.temperature, top_p=self.top_p)
+        return base.updated(temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
 
 
 class MajorityMethod(Sampled):

@@ -44,6 +44,8 @@ class Settings(Data):
     """Maximum length of a step; a longer one is cut there and treated as a step."""
     temperature: Annotated[float, Field(ge=0, le=5)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """0 for all tokens."""
     candidates: Annotated[int, Field(ge=1, le=64)] = 1
     """Steps drafted at each position; one of them is put to the policy."""
     softmax_beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
@@ -119,7 +121,7 @@ class Settings(Data):
     @property
     def sampling(self) -> Sampling:
         """How tokens are chosen."""
-        return Sampling(self.temperature, self.top_p)
+        return Sampling(self.temperature, self.top_p, self.top_k)
 
     def updated(self, **values: Any) -> Settings:
         """These settings with other values. Limits are given by their own names; None leaves a value unchanged.

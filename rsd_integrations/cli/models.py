@@ -72,6 +72,7 @@ def _critic(critic: Critic) -> dict[str, Any]:
         "temperature": critic.temperature,
         "temperature_of_several": critic.temperature if critic.several is None else critic.several,
         "top_p": critic.top_p,
+        "top_k": critic.top_k,
     }
 
 

@@ -127,8 +127,10 @@ class Beams:
         return Generation((self._step(best),), self._usage(best.text))
 
     async def _round(self, live: Sequence[Beam]) -> tuple[list[Beam], list[Beam]]:
-        request, room = self._request, self._max_tokens - len(live[0].text)
-        asking = self._how.round(live, self._ends, request.seeds[0], top_p=request.sampling.top_p, room=room)
+        sampling, room = self._request.sampling, self._max_tokens - len(live[0].text)
+        asking = self._how.round(
+            live, self._ends, self._request.seeds[0], top_p=sampling.top_p, top_k=sampling.top_k, room=room
+        )
         answer: Any = None  # a generator is started with None
         while True:
             try:

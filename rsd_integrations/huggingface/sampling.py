@@ -33,8 +33,8 @@ def distributions(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
 
     At temperature 0 all mass is on the largest.
     """
-    numbers = [[s.temperature, s.top_p, 0.0] for s in samplings]
-    weights, order = _weights(logits, _tensor(numbers, logits.device), any(s.top_p < 1 for s in samplings))
+    numbers = _tensor(samplings, [0.0] * len(samplings), logits.device)
+    weights, order = _weights(logits, samplings, numbers, any(s.top_p < 1 for s in samplings))
     if order is not None:
         weights = torch.empty_like(weights).scatter_(-1, order, weights)
     greedy = [i for i, sampling in enumerate(samplings) if sampling.temperature == 0]
@@ -44,17 +44,22 @@ def distributions(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
-def _tensor(numbers: Sequence[Sequence[float]], device: torch.device) -> Tensor:
+def _tensor(samplings: Sequence[Sampling], uniforms: Sequence[float], device: torch.device) -> Tensor:
     """Temperature, top-p and random number of each row, as [3, rows, 1]."""
-    bounded = [[max(temperature, LEAST), max(top_p, LEAST), uniform] for temperature, top_p, uniform in numbers]
+    bounded = [[max(s.temperature, LEAST), max(s.top_p, LEAST), u] for s, u in zip(samplings, uniforms, strict=True)]
     # Explicitly in fp32: transformers changes the process's default while loading a model in another thread.
     return torch.tensor(bounded, dtype=torch.float32).to(device).T.unsqueeze(-1)
 
 
-def _weights(logits: Tensor, numbers: Tensor, nucleus: bool) -> tuple[Tensor, Tensor | None]:
-    """Unnormalised probabilities, and their ids if they are sorted."""
+def _weights(
+    logits: Tensor, samplings: Sequence[Sampling], numbers: Tensor, nucleus: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Unnormalised probabilities, and their ids if they are sorted.
+
+    In the order of transformers (`GenerationMixin._get_logits_processor`): temperature, top-k, top-p.
+    """
     temperature, top_p, _ = numbers
-    weights = torch.softmax(logits.float() / temperature, dim=-1)
+    weights = torch.softmax(_of_top_k(logits.float() / temperature, samplings), dim=-1)
     if not nucleus:
         return weights, None
     weights, order = weights.sort(dim=-1, descending=True, stable=True)
@@ -62,11 +67,22 @@ def _weights(logits: Tensor, numbers: Tensor, nucleus: bool) -> tuple[Tensor, Te
     return weights, order
 
 
+def _of_top_k(scaled: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Without what is less likely than a row's k-th likeliest token; as there, what is as likely stays."""
+    most = scaled.shape[-1]
+    rows = {i: s.top_k for i, s in enumerate(samplings) if 0 < s.top_k < most}
+    if not rows:
+        return scaled
+    last = torch.tensor([[rows.get(i, most) - 1] for i in range(len(samplings))], device=scaled.device)
+    largest = scaled.topk(max(rows.values()), dim=-1).values
+    least = largest.gather(-1, last.clamp(max=largest.shape[-1] - 1)).masked_fill_(last == most - 1, -torch.inf)
+    return scaled.masked_fill(scaled < least, -torch.inf)
+
+
 def _sampled(logits: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float], nucleus: bool) -> Tensor:
-    numbers = [[s.temperature, s.top_p, u] for s, u in zip(samplings, uniforms, strict=True)]
-    tensor = _tensor(numbers, logits.device)
-    weights, order = _weights(logits, tensor, nucleus)
-    uniform = tensor[2]
+    numbers = _tensor(samplings, uniforms, logits.device)
+    weights, order = _weights(logits, samplings, numbers, nucleus)
+    uniform = numbers[2]
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     # Strictly below the total, whatever the rounding, so that a token with zero weight is never chosen.

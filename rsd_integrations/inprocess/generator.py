@@ -43,8 +43,8 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
     """A causal language model that generates steps.
 
     Keys and values of accepted steps stay cached for each path, so that every token is computed once. Calls from all
-    threads and event loops share its forward passes. Decoding is greedy, or with temperature and top-p and each step's
-    own random numbers; a checkpoint's sampling defaults are not used.
+    threads and event loops share its forward passes. Decoding is greedy, or with temperature, top-k and top-p and each
+    step's own random numbers; a checkpoint's sampling defaults are not used.
     """
 
     grammar: Grammar | None = None

@@ -29,7 +29,7 @@ from rsd_integrations.loaded_models import LoadedModels, identity
 
 CONFIG = ConfigDict(extra="forbid", populate_by_name=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
 """Makes typos errors. Each class repeats it, since LangChain's bases would ignore them."""
-CALL_OPTIONS = ("policy", "temperature", "top_p", "max_tokens", "seed", "timeout", "max_retries")
+CALL_OPTIONS = ("policy", "temperature", "top_p", "top_k", "max_tokens", "seed", "timeout", "max_retries")
 """Fields that may also be given per call."""
 _MODELS: dict[str, Role] = {"draft": "drafter", "target": "target", "verifier": "verifier"}
 
@@ -134,6 +134,7 @@ class RSDFields(BaseModel):
     temperature: float | None = None
     """0 means greedy decoding. By default as in the settings, and as LangChain models are configured."""
     top_p: float | None = None
+    top_k: int | None = None
     max_tokens: int | None = None
     """Maximum length of the whole answer, in tokens."""
     seed: int | None = None
@@ -207,6 +208,7 @@ class RSDFields(BaseModel):
         return base.updated(
             temperature=self.temperature,
             top_p=self.top_p,
+            top_k=self.top_k,
             seed=self.seed,
             max_tokens=self.max_tokens,
             max_seconds=self.timeout,

@@ -22,10 +22,11 @@ from rsd_core import ConfigurationError
 from rsd_integrations.langchain.compositions import AnyRunnable, models_in, rebuilt, unbound
 from rsd_integrations.langchain.identities import model_name
 
-SENDS = ("temperature", "top_p", "max_tokens", "seed")
+SENDS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 """Fields of a step's request that may be sent with each call."""
-_SAMPLING = ("temperature", "top_p")
-_NO_SEED = "its API has no seed, so that its answers differ from call to call"
+_SAMPLING = ("temperature", "top_p", "top_k")
+_NO_SEED = {"seed": "its API has no seed, so that its answers differ from call to call"}
+_NO_TOP_K = {"top_k": "its API has no such field (a server's own: extra_body when creating the model)"}
 _DEEPSEEK = (
     "its class drops the mark that DeepSeek's beta wants on the last message: use rsd's own client, as in "
     "'openai:deepseek-chat@https://api.deepseek.com/beta', or a subclass whose _get_request_payload keeps it"
@@ -69,21 +70,22 @@ def _pipeline_options(fields: dict[str, Any]) -> dict[str, Any]:
 
 _PIPELINE = "HuggingFacePipeline"
 _OPENAI = {name: name for name in SENDS}
-_OLLAMA = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "num_predict", "seed": "seed", "stop": "stop"}
+_OLLAMA = {name: name for name in (*SENDS, "stop")} | {"max_tokens": "num_predict"}
 _WITHOUT_SEED = {name: name for name in SENDS if name != "seed"}
 _USERS_LAST = {
     "trailing_assistant": "its class wants a user's message at the end: the pipeline itself goes on, with 'completion'"
 }
 PARTNERS = (
-    PartnerClass("ChatDeepSeek", _WITHOUT_SEED, lacks={"seed": _NO_SEED}, prefixes={"prefix_flag": _DEEPSEEK}),
-    PartnerClass("BaseChatOpenAI", _OPENAI),
-    PartnerClass("BaseOpenAI", _OPENAI),
-    PartnerClass("ChatAnthropic", _WITHOUT_SEED, lacks={"seed": _NO_SEED}, blank_stops=False),
-    PartnerClass("ChatBedrockConverse", _WITHOUT_SEED, lacks={"seed": _NO_SEED}, blank_stops=False),
+    PartnerClass("ChatDeepSeek", _WITHOUT_SEED, lacks=_NO_TOP_K | _NO_SEED, prefixes={"prefix_flag": _DEEPSEEK}),
+    PartnerClass("BaseChatOpenAI", _OPENAI, lacks=_NO_TOP_K),
+    PartnerClass("BaseOpenAI", _OPENAI, lacks=_NO_TOP_K),
+    PartnerClass("ChatAnthropic", _WITHOUT_SEED, lacks=_NO_SEED, blank_stops=False),
+    PartnerClass("ChatBedrockConverse", _WITHOUT_SEED, lacks=_NO_TOP_K | _NO_SEED, blank_stops=False),
     PartnerClass("ChatGoogleGenerativeAI", _OPENAI | {"max_tokens": "max_output_tokens"}),
     PartnerClass(
         "ChatMistralAI",
         _OPENAI | {"seed": "random_seed"},
+        lacks=_NO_TOP_K,
         marks=True,
         prefixes={
             "trailing_assistant": "Mistral refuses an assistant's message at the end without its mark: prefix_flag"
@@ -97,7 +99,7 @@ PARTNERS = (
         lacks={"seed": "transformers' pipelines take none", "stop": "its class ignores stop strings"},
         options=_pipeline_options,
     ),
-    PartnerClass("ChatHuggingFace", _OPENAI, prefixes=_USERS_LAST),
+    PartnerClass("ChatHuggingFace", _OPENAI, lacks=_NO_TOP_K, prefixes=_USERS_LAST),
 )
 """The first that is a base of a model's class applies."""
 _NO_MARK = "its class sends no mark on the last message, which Mistral and DeepSeek want there"

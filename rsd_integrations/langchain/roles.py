@@ -311,7 +311,9 @@ class LangChainGenerator(TakesFields, LangChainRole, Drafter, Target):
         }
         by_default = () if request.delimiter is None else default_sends(self.model)
         own = by_default if self.sends is None else self.sends
-        return {name: known[name] for name in (*own, *self.sends_also)}
+        if request.sampling.top_k:  # providers have no common value for all tokens
+            known["top_k"] = request.sampling.top_k
+        return {name: known[name] for name in (*own, *self.sends_also) if name in known}
 
     async def _complete(self, model: AnyRunnable, text: str, fields: Mapping[str, Any]) -> Reply:
         """Have an LLM continue a text; unlike `invoke`, this reports why it stopped."""

@@ -20,6 +20,8 @@ def choose(logits: NDArray[np.float32], sampling: Sampling, uniform: float) -> i
     if not sampling.temperature:
         return int(logits.argmax())
     scaled = logits / np.float32(max(sampling.temperature, LEAST))
+    if 0 < sampling.top_k < len(scaled):
+        scaled[scaled < np.partition(scaled, -sampling.top_k)[-sampling.top_k]] = -np.inf
     weights = np.exp(scaled - scaled.max())
     weights /= weights.sum()
     order = None

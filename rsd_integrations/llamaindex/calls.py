@@ -15,7 +15,7 @@ from rsd_integrations.tool_calls import sees_tools
 
 logger = logging.getLogger(__name__)
 
-OPTIONS = ("temperature", "top_p", "max_tokens", "seed", "stop", "timeout", "max_retries")
+OPTIONS = ("temperature", "top_p", "top_k", "max_tokens", "seed", "stop", "timeout", "max_retries")
 """Fields that may also be given per call."""
 _CHOICES = ("tool_choice", "tool_required", "allow_parallel_tool_calls")
 """How tools are called."""

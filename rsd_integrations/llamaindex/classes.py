@@ -31,11 +31,13 @@ PROVIDERS = {
     # llama-index-llms-anthropic 0.12.3: options of a call are arguments of the SDK's `messages.create`.
     "anthropic": Takes({"stop": "stop_sequences", "seed": None}),
     # llama-index-llms-bedrock-converse 0.15.5: of the options of a call, `inferenceConfig` gets these three.
-    "bedrock_converse": Takes({"top_p": None, "seed": None, "stop": None}),
+    "bedrock_converse": Takes({"top_p": None, "top_k": None, "seed": None, "stop": None}),
     # llama-index-llms-ollama 0.11.0: call options are silently dropped.
     "ollama": Takes({"max_tokens": "num_predict"}, model_wide="additional_kwargs"),
     # llama-index-llms-mistralai 0.11.0: arguments of the SDK's `chat.complete`.
-    "mistralai": Takes({"seed": "random_seed"}),
+    "mistralai": Takes({"seed": "random_seed", "top_k": None}),
+    # Arguments of OpenAI's SDK, which has no such one.
+    **dict.fromkeys(("openai", "openai_like", "azure_openai"), Takes({"top_k": None})),
 }
 """Deviations from call options of the same names. Classes are identified by their package, `llama_index.llms.NAME`."""
 

@@ -128,6 +128,7 @@ class RSDLLM(FunctionCallingLLM):
     temperature: float | None = None
     """0 means greedy decoding. This and the next fields override the settings."""
     top_p: float | None = None
+    top_k: int | None = None
     max_tokens: int | None = None
     """Maximum length of the whole answer, in tokens."""
     seed: int | None = None
@@ -414,6 +415,7 @@ class RSDLLM(FunctionCallingLLM):
         settings = base.updated(
             temperature=value["temperature"],
             top_p=value["top_p"],
+            top_k=value["top_k"],
             seed=value["seed"],
             max_tokens=value["max_tokens"],
             max_seconds=value["timeout"],

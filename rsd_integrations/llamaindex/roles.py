@@ -34,7 +34,7 @@ from rsd_integrations.llamaindex.replies import is_cut, usage_of_response
 from rsd_integrations.provider_errors import mark_permanent
 from rsd_integrations.turns import as_response
 
-SENDS = ("temperature", "top_p", "max_tokens", "seed")
+SENDS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 """Request fields that may be sent with each call."""
 
 
@@ -187,7 +187,10 @@ class LlamaIndexGenerator(LlamaIndexRole, Drafter, Target):
             "max_tokens": request.max_tokens,
             "seed": seed % 2**31,  # servers accept 32 bits
         }
-        fields = {name: known[name] for name in self.sends} | ({"stop": list(self.stop)} if self.stop else {})
+        if request.sampling.top_k:  # providers have no common value for all tokens
+            known["top_k"] = request.sampling.top_k
+        fields = {name: known[name] for name in self.sends if name in known}
+        fields |= {"stop": list(self.stop)} if self.stop else {}
         key = repr(fields)
         if key not in self._copies:
             if len(self._copies) >= 64:

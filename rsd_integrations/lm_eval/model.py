@@ -169,8 +169,8 @@ def _prompt(context: str) -> PromptLike:
 
 
 def _settings(settings: Settings, options: Mapping[str, Any]) -> Settings:
-    """The decoder's settings with a request's own length, temperature and top-p."""
+    """The decoder's settings with a request's own length and sampling."""
     own = {"max_tokens": options.get("max_gen_toks") or options.get("max_new_tokens") or options.get("max_tokens")}
     if options.get("do_sample", True):
-        own |= {"temperature": options.get("temperature"), "top_p": options.get("top_p")}
+        own |= {name: options.get(name) for name in ("temperature", "top_p", "top_k")}
     return settings.updated(**own)

@@ -21,6 +21,7 @@ from rsd_core import (
     Price,
     Prompt,
     PromptError,
+    Sampling,
     Step,
     StepRequest,
     Target,
@@ -152,12 +153,30 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         return other
 
     @property
+    def _known_profile(self) -> Profile | None:
+        return self.profile or hosted_at(self.endpoint.base_url, self.endpoint.model)
+
+    @property
     def writes_json(self) -> bool:
         """Whether its kind of server supports JSON Schemas, if known without contacting the server."""
-        profile = self.profile or hosted_at(self.endpoint.base_url, self.endpoint.model)
+        profile = self._known_profile
         if profile is None:
             return False
         return bool(profile.schema) if self.prompts.mode == "completions" else profile.json_schema
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Refuse a top-k that the server is known not to honour."""
+        if self._known_profile is not None:
+            self._check_top_k(sampling, self._known_profile)
+
+    def _check_top_k(self, sampling: Sampling, profile: Profile) -> None:
+        sent = sampling.top_k if sampling.temperature > 0 and not self.fields.decides("top_k") else 0
+        if sent and not profile.top_k:
+            raise ConfigurationError(
+                f"top_k={sent} cannot reach {self.endpoint}: {profile.summary} has no such field. Use top_k=0, which "
+                "samples from all tokens, or top_p; omit=top_k leaves it out for this model, and body.top_k=N sends "
+                "it where the server takes it all the same"
+            )
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
         """How the model thinks before it answers, by the tokenizer's template; None if the server renders it."""
@@ -239,6 +258,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         charges = Charges(self)
         with charges:
             server = await self.server()
+            self._check_top_k(request.sampling, server.profile)
             if self.guesses and not server.profile.ranks:
                 raise ConfigurationError(
                     f"{self.endpoint} cannot read drafts as guesses ({server.profile.summary}): only vLLM reports "
@@ -466,6 +486,8 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         }
         if request.sampling.temperature > 0:
             body |= {"top_p": request.sampling.top_p, "seed": seed % SEEDS}
+            if request.sampling.top_k and profile.top_k:
+                body["top_k"] = request.sampling.top_k
         splitter = request.splitter
         if splitter is not None and splitter.stops and profile.stop != "streamed":
             body |= {"stop": list(splitter.stops), **profile.keep}

@@ -61,6 +61,8 @@ class Profile:
     """Fields that it refuses or ignores, and that are therefore not sent."""
     plain: Mapping[str, Any] = field(default_factory=dict)
     """Fields that switch off the server's sampling defaults, so that steps are sampled from the unmodified model."""
+    top_k: bool = False
+    """Whether it honours `top_k`."""
     template: bool = False
     """Whether chats accept chat template arguments, as `chat_template_kwargs`."""
     takes_thoughts: str | None = None

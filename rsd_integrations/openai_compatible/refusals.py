@@ -94,7 +94,7 @@ def remedy(field: str | None, reason: str, sent: Mapping[str, Any]) -> str:
     if field in _THOUGHTS and field not in sent:
         return "give omit=reasoning_content, so that earlier thoughts are not sent back"
     if field is not None:
-        together = "+".join(name for name in ("temperature", "top_p", "seed") if name in sent)
+        together = "+".join(name for name in ("temperature", "top_p", "top_k", "seed") if name in sent)
         every = f" (or all of its kind: omit={together})" if field in together.split("+") and "+" in together else ""
         return (
             f"give omit={field} to leave it out{every}, or body.{field}=VALUE for another value. `rsd doctor` finds "

@@ -84,6 +84,10 @@ class RequestFields:
         other.body = body
         return other
 
+    def decides(self, name: str) -> bool:
+        """Whether the user sets or omits a field."""
+        return name in self.body or name in self.omit
+
     @staticmethod
     def may_omit(name: str) -> bool:
         """Whether a field may be omitted."""
@@ -159,7 +163,7 @@ def options_of(prefix: str, fields: Mapping[str, Any]) -> list[str]:
 
 
 def _omittable() -> set[str]:
-    names = {"temperature", "top_p", "seed", "logprobs", "top_logprobs", "stream_options", THOUGHTS}
+    names = {"temperature", "top_p", "top_k", "seed", "logprobs", "top_logprobs", "stream_options", THOUGHTS}
     for profile in PROFILES.values():
         names |= {profile.seed, *profile.plain, *profile.give_ids, *profile.stream_counts}
     return names

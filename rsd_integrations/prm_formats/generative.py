@@ -42,6 +42,7 @@ class Critic:
     several: float | None = None
     """Temperature of each critique when there are several, if different."""
     top_p: float = 1.0
+    top_k: int = 0
     models: tuple[str, ...] = ()
     read: str = "in the words of the critique"
     """Where the verdict is read, for display."""
@@ -192,6 +193,7 @@ GENPRM = Critic(
     models=("GenPRM/GenPRM-1.5B", "GenPRM/GenPRM-7B", "GenPRM/GenPRM-32B"),
     temperature=0.6,
     top_p=0.95,
+    top_k=20,
     read="at the word in the box of its judgement",
     threshold="0.5: the likelier of Yes and No",
     source="RyanLiu112/GenPRM, src/prm_evaluation/genprm_inference.py",

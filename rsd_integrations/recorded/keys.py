@@ -77,7 +77,8 @@ def request_data(request: StepRequest) -> list[Any]:
     seeds: int | list[int] = len(request.seeds) if greedy else list(request.seeds)
     delimiter = request.delimiter
     ends = delimiter.model_dump(mode="json") if isinstance(delimiter, Splitter) else delimiter
-    sampling = None if greedy else [request.sampling.temperature, request.sampling.top_p]
+    how = request.sampling
+    sampling = None if greedy else [how.temperature, how.top_p, *([how.top_k] if how.top_k else [])]
     return [seeds, request.max_tokens, ends, sampling, request.close]
 
 

@@ -200,7 +200,7 @@ async def _decoder(serving: Serving, asked: Asked) -> Decoder:
     limits = asked.rsd.limits
     if asked.longest is not None:
         limits = (limits or Limits()).tightened(Limits(max_tokens=asked.longest))
-    settings = {"temperature": asked.temperature, "top_p": asked.top_p}
+    settings = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k}
     fields = {name: value for name, value in asked.fields.items() if name not in DEFAULTS or value != DEFAULTS[name]}
     if model.granularity == "step":  # honoured here
         fields = {name: value for name, value in fields.items() if name not in TURN_FIELDS}

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import orjson
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,7 +26,7 @@ MAX_CHOICES = 128
 MAX_STOPS = 64
 """Maximum stop strings per request: each is searched for at every step."""
 _MIXTURE = "an answer is a mixture of two models' steps, which has no such likelihood"
-_SAMPLER = "both models sample only by temperature and top_p"
+_SAMPLER = "both models sample only by temperature, top_p and top_k"
 _HOLDS = "this server stores nothing"
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), "answers are text"),
@@ -49,7 +50,6 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "repetition_penalty": ((1,), _SAMPLER),
     "store": ((False,), _HOLDS),
     "suffix": (("",), "text is written at the end"),
-    "top_k": ((0, -1), _SAMPLER),
     "top_logprobs": ((0,), _MIXTURE),
     "web_search_options": ((), "no tool runs here"),
 }
@@ -106,6 +106,8 @@ class Asked(BaseModel):
     model: str
     temperature: Annotated[float, Field(ge=0, le=5)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1), AfterValidator(lambda k: max(0, k))] | None = None
+    """0 and -1 for all tokens."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     stream: bool | None = None
     reasoning_effort: str | None = None

@@ -35,6 +35,7 @@ def as_chat(asked: ResponsesRequest) -> ChatRequest:
         max_completion_tokens=asked.max_output_tokens,
         temperature=asked.temperature,
         top_p=asked.top_p,
+        top_k=asked.top_k,
         seed=asked.seed,
         stream=asked.stream,
         tools=[_tool(tool, f"tools[{i}]") for i, tool in enumerate(asked.tools or ())] or None,

@@ -11,15 +11,18 @@ from torch import Tensor
 from rsd_integrations.speculation.rules import draw
 
 
-def joint(weights: Tensor, following: Tensor, top_p: float = 1.0) -> Tensor:
+def joint(weights: Tensor, following: Tensor, top_p: float = 1.0, top_k: int = 0) -> Tensor:
     """The joint distribution of a beam and its next token, [beams, vocabulary], of which beam sampling draws.
 
     Args:
         weights: Of the beams [beams], ≥ 0, not all 0.
         following: Their next tokens' distributions [beams, vocabulary], after temperature.
         top_p: The smallest set of (beam, token) whose mass reaches it stays, as one distribution of them all.
+        top_k: Before that, as many of the likeliest (beam, token) stay, and those as likely as the last; 0 for all.
     """
     together = weights[:, None] * following
+    if 0 < top_k < together.numel():
+        together = together.masked_fill(together < together.flatten().topk(top_k).values[-1], 0.0)
     together = together / together.sum()
     if top_p < 1:
         shares, order = together.flatten().sort(descending=True, stable=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Annotated, Literal
 
@@ -16,6 +17,8 @@ from rsd_integrations.speculation.beam_acceptance import draw_beams, joint, keep
 
 Text = tuple[int, ...]
 """Tokens that were written so far."""
+Law = Callable[[Tensor, Tensor], Tensor]
+"""The joint distribution of weighted beams and their next tokens, see `joint`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,14 @@ class BeamSampling(Data):
     """A level asks for as many beams as are accepted with this probability."""
 
     def round(
-        self, live: Sequence[Beam], ends: Callable[[Text], bool], seed: int, *, top_p: float = 1.0, room: int = 10**9
+        self,
+        live: Sequence[Beam],
+        ends: Callable[[Text], bool],
+        seed: int,
+        *,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        room: int = 10**9,
     ) -> Generator[Question, Tensor, tuple[list[Beam], list[Beam]]]:
         """One round, as a generator of questions to the models.
 
@@ -84,18 +94,20 @@ class BeamSampling(Data):
             ends: Whether a text has come to its end.
             seed: The request's own, to which all numbers are keyed, with the position and the use.
             top_p: Nucleus of the joint distributions, in (0, 1].
+            top_k: How many of the likeliest pairs of a beam and a token stay in them, before that; 0 for all.
             room: Tokens that may be added at most, at least 1.
 
         Returns:
             The beams that live on, each at least one token longer, and those that have ended.
         """
-        levels = yield from self._draft(live, ends, seed, top_p, min(self.levels, room - 1))
+        law = partial(joint, top_p=top_p, top_k=top_k)
+        levels = yield from self._draft(live, ends, seed, law, min(self.levels, room - 1))
         below = [level.text(draft) for level in levels for draft in level.drafts]
         texts = [*(beam.text for beam in live), *(text for text in dict.fromkeys(below) if not ends(text))]
         read = dict(zip(texts, (yield Question(False, texts)), strict=True))
         beams, ended = list(live), list[Beam]()
         for level in levels:
-            p, position = _law(level.places, beams, read, top_p), len(level.places[0])
+            p, position = _target_law(level.places, beams, read, law), len(level.places[0])
             wanted = width(p, level.q, self.drafts, self.beams, self.confidence)
             kept = keep(p, level.q, level.drafts, _uniforms(seed, position, "accept", self.drafts), wanted)
             chosen = [level.drafts[i] for i in kept.accepted]
@@ -108,13 +120,13 @@ class BeamSampling(Data):
             if over or not beams:
                 return beams, ended
         places = [beam.text for beam in beams]
-        p = _law(places, beams, read, top_p)
+        p = _target_law(places, beams, read, law)
         chosen = draw_beams(p, _uniforms(seed, len(places[0]), "correct", self.beams))
         beams, more = _grown(places, beams, chosen, p, read, ends)
         return beams, ended + more
 
     def _draft(
-        self, live: Sequence[Beam], ends: Callable[[Text], bool], seed: int, top_p: float, depth: int
+        self, live: Sequence[Beam], ends: Callable[[Text], bool], seed: int, law: Law, depth: int
     ) -> Generator[Question, Tensor, list[_Level]]:
         """The drafter's forest."""
         levels, weights = list[_Level](), {beam.text: beam.weight for beam in live}
@@ -123,7 +135,7 @@ class BeamSampling(Data):
             if not places:  # all have ended
                 break
             following = yield Question(True, places)
-            q = joint(following.new_tensor([*weights.values()]), following, top_p)
+            q = law(following.new_tensor([*weights.values()]), following)
             level = _Level(places, q, draw_beams(q, _uniforms(seed, len(places[0]), "draft", self.drafts)))
             levels.append(level)
             drafted = {level.text(draft): float(q[draft]) for draft in level.drafts}
@@ -131,11 +143,11 @@ class BeamSampling(Data):
         return levels
 
 
-def _law(places: Sequence[Text], beams: Sequence[Beam], read: Mapping[Text, Tensor], top_p: float) -> Tensor:
+def _target_law(places: Sequence[Text], beams: Sequence[Beam], read: Mapping[Text, Tensor], law: Law) -> Tensor:
     """The target's joint distribution [places, vocabulary]; 0 in places that are no beams."""
     weights = {beam.text: beam.weight for beam in beams}
     following = torch.stack([read[text] for text in places])
-    return joint(following.new_tensor([weights.get(text, 0.0) for text in places]), following, top_p)
+    return law(following.new_tensor([weights.get(text, 0.0) for text in places]), following)
 
 
 def _grown(

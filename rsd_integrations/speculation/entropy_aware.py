@@ -19,9 +19,9 @@ class EntropyAware(AcceptanceRule):
     `target_entropy` in nats, and their doubts agree: |top n of q ∩ top n of p| / n ≥ `overlap`. The correction is then
     sampled from p without x. The paper's limits come from a calibration set and are not published: these are ours.
 
-    p and q are what is sampled from, after temperature and top-p; tokens without probability count to no top n. Where
-    nothing is drawn (greedy decoding, n-grams), q is sure and the rule would be the exact one, so it is refused there;
-    where a limit of entropy is infinite it is the exact one.
+    p and q are the distributions after temperature, top-k and top-p; tokens with zero probability are in no top n. If
+    nothing is sampled (greedy decoding, n-grams), q is sure and the rule would be the exact one, so it is refused; if a
+    limit of entropy is infinite, it is the exact one.
     """
 
     kind: Literal["easd"] = "easd"

@@ -17,8 +17,8 @@ class Proposal:
     parents: tuple[int, ...] | None = None
     """Index in `tokens` of each token's parent, -1 for the context itself; None for a chain."""
     draft: Tensor | None = None
-    """q [tokens, vocabulary]: the distribution from which each token was sampled, after the same temperature and top-p
-    as the target's. None if nothing was sampled (n-grams, a drafter under greedy decoding)."""
+    """q [tokens, vocabulary]: the distribution from which each token was sampled, after the same temperature, top-k and
+    top-p as the target's. None if nothing was sampled (n-grams, a drafter under greedy decoding)."""
 
     def __post_init__(self) -> None:
         if self.parents is not None:

@@ -20,8 +20,8 @@ class Judged:
     logits: Tensor
     """z [n, vocabulary]: the target's raw logits in fp32."""
     target: Tensor
-    """p [n, vocabulary]: the target's distribution after temperature and top-p; under greedy decoding all mass is on
-    the most likely token."""
+    """p [n, vocabulary]: the target's distribution after temperature, top-k and top-p; under greedy decoding all mass
+    is on the most likely token."""
     draft: Tensor | None
     """q [n, vocabulary]: the distribution from which each token was sampled; None if none was sampled, that is, if all
     mass of q is on the token."""

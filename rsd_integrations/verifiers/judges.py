@@ -231,7 +231,8 @@ class CriticJudge(Verifier):
         if thinking is None:  # a server renders the prompt, so whether the model thinks is unknown
             may_think = critic.until is None
         size = self.max_tokens or critic.max_tokens + (THOUGHT if may_think else 0)
-        return StepRequest(tuple(range(self.samples)), size, until, Sampling(self.temperature, critic.top_p))
+        sampling = Sampling(self.temperature, critic.top_p, critic.top_k)
+        return StepRequest(tuple(range(self.samples)), size, until, sampling)
 
     @property
     def _end(self) -> str:

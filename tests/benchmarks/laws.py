@@ -29,7 +29,12 @@ from tests.speculation.test_law import Careless
 from tests.speculation.world import WORDS, World
 
 SIZES = {"draws": Size(50_000, 300, "texts that are drawn in each way")}
-SAMPLINGS = {"temperature 1": Sampling(1.0), "temperature 0.7, top-p 0.8": Sampling(0.7, 0.8)}
+SAMPLINGS = {
+    "temperature 1": Sampling(1.0),
+    "temperature 0.7, top-p 0.8": Sampling(0.7, 0.8),
+    "temperature 1, top-k 3": Sampling(1.0, top_k=3),
+    "temperature 0.8, top-k 4, top-p 0.8": Sampling(0.8, 0.8, 4),
+}
 
 
 def ways(world: World) -> dict[str, Speculation]:

@@ -86,19 +86,22 @@ def test_the_parameters_of_a_method_reach_the_decoder() -> None:
 @pytest.mark.parametrize(
     ("settings", "method", "expected"),
     [
-        ({}, "majority:2", (0.7, 0.8)),
-        ({"top_p": 0.5}, "majority:2", (0.7, 0.8)),
-        ({"temperature": 1.1}, "majority:2", (1.1, 1.0)),
-        ({"temperature": 1.1, "top_p": 0.5}, "majority:2", (1.1, 0.5)),
-        ({"temperature": 1.1}, "majority:2,temperature=0.2,top_p=0.9", (0.2, 0.9)),
-        ({}, "gsi:2,temperature=0.2", (0.2, 0.8)),
+        ({}, "majority:2", (0.7, 0.8, 0)),
+        ({"top_p": 0.5}, "majority:2", (0.7, 0.8, 0)),
+        ({"temperature": 1.1}, "majority:2", (1.1, 1.0, 0)),
+        ({"temperature": 1.1, "top_p": 0.5}, "majority:2", (1.1, 0.5, 0)),
+        ({"temperature": 1.1}, "majority:2,temperature=0.2,top_p=0.9", (0.2, 0.9, 0)),
+        ({}, "gsi:2,temperature=0.2", (0.2, 0.8, 0)),
+        ({"top_k": 20}, "majority:2", (0.7, 0.8, 20)),
+        ({"temperature": 1, "top_k": 20}, "majority:2,top_k=5", (1.0, 1.0, 5)),
     ],
 )
 def test_methods_that_sample_do_so_as_the_settings_say(
-    settings: dict[str, float], method: str, expected: tuple[float, float]
+    settings: dict[str, float], method: str, expected: tuple[float, float, int]
 ) -> None:
     told = parse_method(method).settings(Settings.model_validate(settings))
-    assert (told.temperature, told.top_p) == expected
+    sampling = told.sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == expected
 
 
 @pytest.mark.parametrize(

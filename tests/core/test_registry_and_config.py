@@ -222,6 +222,7 @@ def test_the_default_configuration_is_the_embedded_family() -> None:
             "settings.limits.max_step: unknown name, did you mean 'max_steps'? known are max_steps, max_tokens",
         ),
         ({"settings": {"top_p": 0}}, "settings.top_p: Input should be greater than 0 (got 0)"),
+        ({"settings": {"top_k": -1}}, "settings.top_k: Input should be greater than or equal to 0 (got -1)"),
         ({"settings": {"candidates": 4}}, "settings: candidates=4 with temperature=0"),
         ({"settings": {"granularity": "trun"}}, "settings.granularity: Input should be 'step' or 'turn', did you mean"),
         (

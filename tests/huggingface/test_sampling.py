@@ -4,11 +4,14 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from rsd_core import Sampling
-from rsd_integrations.huggingface.sampling import choose
+from rsd_integrations.huggingface import load_generator
+from rsd_integrations.huggingface.sampling import choose, distributions
+from tests.huggingface.tiny import make_causal_lm
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
@@ -26,6 +29,50 @@ def test_the_law_of_a_sampled_token(top_p: float) -> None:
     assert not ((seen > 0) & (law == 0)).any()
 
 
+def of_transformers(logits: torch.Tensor, model: PreTrainedModel, sampling: Sampling) -> torch.Tensor:
+    """What `generate` would draw from, by the processors that it makes itself, in its own order."""
+    config = GenerationConfig(
+        do_sample=True, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p
+    )
+    processors = model._get_logits_processor(config, logits_processor=LogitsProcessorList())
+    return processors(torch.zeros(len(logits), 1, dtype=torch.long), logits).softmax(-1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+    return load_generator(str(make_causal_lm(tmp_path_factory.mktemp("model"), 3))).model
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 999),
+    temperature=st.sampled_from([0.5, 1.0, 1.3]),
+    top_p=st.sampled_from([0.25, 0.6, 0.9, 1.0]),
+    top_k=st.sampled_from([0, 1, 2, 5, 11, 12, 50]),
+    ties=st.booleans(),
+)
+def test_the_law_is_that_of_transformers_generate(
+    seed: int, temperature: float, top_p: float, top_k: int, ties: bool, model: PreTrainedModel
+) -> None:
+    """With top-k before top-p: in the other order the nucleus would be that of the whole distribution."""
+    logits = torch.randn(5, 12, generator=torch.Generator().manual_seed(seed)) * 2
+    if ties:  # all stay that are as likely as the k-th, in both
+        logits, top_p = logits.round(), 1.0
+    sampling = Sampling(temperature, top_p, top_k)
+    found = distributions(logits, [sampling] * 5)
+    assert torch.allclose(found, of_transformers(logits, model, sampling), atol=1e-6)
+    numbers = [(i + 0.5) / 50 for i in range(50)]
+    chosen = choose(logits[:1].expand(50, 12), [sampling] * 50, numbers)
+    assert found[0, chosen].min() > 0
+
+
+def test_top_k_comes_before_top_p() -> None:
+    """Of 0.4, 0.3, 0.2 and 0.1 a nucleus of 0.5 has two tokens; of the first two alone it has one."""
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    assert distributions(logits, [Sampling(1.0, 0.5)]).count_nonzero() == 2
+    assert distributions(logits, [Sampling(1.0, 0.5, 2)]).tolist() == [[1, 0, 0, 0]]
+
+
 def test_temperature_zero_takes_the_largest() -> None:
     assert choose(torch.tensor([[0.0, 3.0, 1.0]]), [Sampling()], [0.99]).tolist() == [[1]]
 
@@ -41,7 +88,11 @@ def test_a_row_depends_on_itself_alone(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 6))
     logits = torch.randn(count, 9, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 99)))) * 3
     samplings = [
-        Sampling(data.draw(st.sampled_from([0.0, 0.5, 1.3])), data.draw(st.sampled_from([0.3, 0.9, 1.0])))
+        Sampling(
+            data.draw(st.sampled_from([0.0, 0.5, 1.3])),
+            data.draw(st.sampled_from([0.3, 0.9, 1.0])),
+            data.draw(st.sampled_from([0, 1, 3, 8, 9, 40])),
+        )
         for _ in range(count)
     ]
     uniforms = [data.draw(st.floats(0, 1, exclude_max=True)) for _ in range(count)]

@@ -29,6 +29,7 @@ ARRIVES: dict[str, Mapping[str, str]] = {
     "ChatGoogleGenerativeAI": {
         "temperature": "generationConfig.temperature",
         "top_p": "generationConfig.topP",
+        "top_k": "generationConfig.topK",
         "max_tokens": "generationConfig.maxOutputTokens",
         "seed": "generationConfig.seed",
         "stop": "generationConfig.stopSequences",
@@ -36,6 +37,7 @@ ARRIVES: dict[str, Mapping[str, str]] = {
     "ChatBedrockConverse": {
         "temperature": "inferenceConfig.temperature",
         "top_p": "inferenceConfig.topP",
+        "top_k": "",
         "max_tokens": "inferenceConfig.maxTokens",
         "seed": "",
         "stop": "inferenceConfig.stopSequences",
@@ -43,12 +45,14 @@ ARRIVES: dict[str, Mapping[str, str]] = {
     "ChatMistralAI": {"seed": "random_seed"},
     "ChatDeepSeek": {"seed": ""},
 }
-OLLAMA = {name: f"options.{name}" for name in ("temperature", "top_p", "seed", "stop")}
+OLLAMA = {name: f"options.{name}" for name in ("temperature", "top_p", "top_k", "seed", "stop")}
+for _name in CLASSES.keys() - {"ChatAnthropic", "ChatGoogleGenerativeAI"}:
+    ARRIVES[_name] = {"top_k": "", **ARRIVES.get(_name, {})}  # OpenAI's API, and those like it
 ARRIVES |= dict.fromkeys(("ChatOllama", "OllamaLLM"), OLLAMA | {"max_tokens": "options.num_predict"})
 """Where each field has to be in the request's body by the provider's API reference, where it is not at its own name;
 "" where the API has no such field."""
-VALUES: dict[str, Any] = {"temperature": 0.25, "top_p": 0.75, "max_tokens": 77, "seed": 5}
-TURN = StepRequest((5,), max_tokens=77, delimiter=None, sampling=Sampling(temperature=0.25, top_p=0.75))
+VALUES: dict[str, Any] = {"temperature": 0.25, "top_p": 0.75, "top_k": 9, "max_tokens": 77, "seed": 5}
+TURN = StepRequest((5,), max_tokens=77, delimiter=None, sampling=Sampling(0.25, 0.75, 9))
 ASKED = Path(as_prompt("1 + 2?"))
 
 
@@ -143,15 +147,15 @@ def test_a_judges_cap_arrives(name: str, served: Provider) -> None:
 @pytest.mark.parametrize(
     ("name", "model", "fields"),
     [
-        ("ChatOpenAI", "gpt-5-nano", {"temperature", "top_p", "seed"}),
-        ("ChatOpenAI", "o3-mini", {"temperature", "top_p", "seed"}),
-        ("ChatOpenAI", "gpt-5-chat-latest", set()),
-        ("ChatOpenAI", "gpt-oss-20b", set()),
-        ("ChatAnthropic", "claude-opus-4-7", {"temperature", "top_p", "seed"}),
+        ("ChatOpenAI", "gpt-5-nano", {"temperature", "top_p", "top_k", "seed"}),
+        ("ChatOpenAI", "o3-mini", {"temperature", "top_p", "top_k", "seed"}),
+        ("ChatOpenAI", "gpt-5-chat-latest", {"top_k"}),
+        ("ChatOpenAI", "gpt-oss-20b", {"top_k"}),
+        ("ChatAnthropic", "claude-opus-4-7", {"temperature", "top_p", "top_k", "seed"}),
         ("ChatAnthropic", "claude-sonnet-4-5-20250929", {"seed"}),
         ("ChatAnthropic", "claude-opus-4-20250514", {"seed"}),
-        ("ChatBedrockConverse", "us.anthropic.claude-opus-4-7-v1:0", {"temperature", "top_p", "seed"}),
-        ("ChatGoogleGenerativeAI", "gemini-3.6-flash", {"temperature", "top_p"}),
+        ("ChatBedrockConverse", "us.anthropic.claude-opus-4-7-v1:0", {"temperature", "top_p", "top_k", "seed"}),
+        ("ChatGoogleGenerativeAI", "gemini-3.6-flash", {"temperature", "top_p", "top_k"}),
         ("ChatGoogleGenerativeAI", "gemini-3.5-flash", set()),
     ],
 )
@@ -160,9 +164,9 @@ def test_models_that_take_less_than_their_class(name: str, model: str, fields: s
     assert {field for field in SENDS if lacking(inner, field)} == fields
     for field in fields - {"seed"}:
         with pytest.raises(ValueError, match=f"{name} '{model}' does not accept {field} with a call"):
-            ChatRSD(draft=inner, target=always("x"), verifier=good, **{field: 0.5})
+            ChatRSD(draft=inner, target=always("x"), verifier=good, **{field: 1})
         with pytest.raises(ValueError, match=f"does not accept {field}"):
-            ChatRSD(draft=always("x"), target=inner, verifier=good).bind(**{field: 0.5}).invoke("q")
+            ChatRSD(draft=always("x"), target=inner, verifier=good).bind(**{field: 1}).invoke("q")
     assert served.asked == []
 
 

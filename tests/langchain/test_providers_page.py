@@ -17,7 +17,7 @@ from rsd_integrations.langchain.prefixes import PREFIX_MODES
 from tests.langchain.providers import CHATS, LLMS, Provider, provider
 
 PAGE = Path(__file__).parents[2] / "docs/guides/langchain/providers.md"
-ROW = re.compile(r"^\| `(\w+)`( with `use_responses_api=True`)? \| (yes|no) \| (yes|no) \| (yes|no) \| (.*) \|$", re.M)
+ROW = re.compile(r"^\| `(\w+)`( with `use_responses_api=True`)?" + r" \| (yes|no)" * 4 + r" \| (.*) \|$", re.M)
 ROWS = ROW.findall(PAGE.read_text("utf-8"))
 
 
@@ -52,11 +52,12 @@ def test_all_classes_are_on_the_page() -> None:
     assert named == {*CHATS, *LLMS, "HuggingFacePipeline"}
 
 
-@pytest.mark.parametrize(("name", "responses", "sampling", "cap", "seed", "prefixes"), ROWS)
+@pytest.mark.parametrize(("name", "responses", "sampling", "top_k", "cap", "seed", "prefixes"), ROWS)
 def test_the_table_holds(
-    name: str, responses: str, sampling: str, cap: str, seed: str, prefixes: str, served: Provider
+    name: str, responses: str, sampling: str, top_k: str, cap: str, seed: str, prefixes: str, served: Provider
 ) -> None:
     inner = model(name, responses, served)
-    for field, told in (("temperature", sampling), ("top_p", sampling), ("max_tokens", cap), ("seed", seed)):
+    fields = ("temperature", sampling), ("top_p", sampling), ("top_k", top_k), ("max_tokens", cap), ("seed", seed)
+    for field, told in fields:
         assert (lacking(inner, field) is None) == (told == "yes"), field
     assert modes(inner) == set(re.findall(r"`(\w+)`", prefixes))

@@ -12,7 +12,12 @@ from rsd_core import Sampling
 from rsd_integrations.huggingface.sampling import choose as choose_torch
 from rsd_integrations.llamacpp.sampling import choose
 
-SAMPLINGS = st.builds(Sampling, st.sampled_from([0.0, 0.2, 0.7, 1.0, 1.3]), st.sampled_from([0.3, 0.5, 0.9, 1.0]))
+SAMPLINGS = st.builds(
+    Sampling,
+    st.sampled_from([0.0, 0.2, 0.7, 1.0, 1.3]),
+    st.sampled_from([0.3, 0.5, 0.9, 1.0]),
+    st.sampled_from([0, 1, 2, 20, 556, 5000]),
+)
 
 
 @given(st.integers(0, 2**20), st.sampled_from([2, 9, 557, 4000]), SAMPLINGS, st.floats(0, 1, exclude_max=True))
@@ -26,11 +31,20 @@ def test_tokens_are_those_of_torch(seed: int, vocabulary: int, sampling: Samplin
     assert choose(logits, sampling, uniform) in wanted
 
 
-@given(st.integers(2, 40), st.floats(0, 1, exclude_max=True), st.sampled_from([0.25, 0.5, 1.0]))
-def test_equal_tokens_are_told_apart_alike(count: int, uniform: float, top_p: float) -> None:
+@given(
+    st.integers(2, 40), st.floats(0, 1, exclude_max=True), st.sampled_from([0.25, 0.5, 1.0]), st.sampled_from([0, 1, 3])
+)
+def test_equal_tokens_are_told_apart_alike(count: int, uniform: float, top_p: float, top_k: int) -> None:
     logits = np.zeros(2 ** (count % 6 + 1), np.float32)  # powers of two: sums are exact
-    wanted = choose_torch(torch.from_numpy(logits)[None], [Sampling(1.0, top_p)], [uniform])
-    assert choose(logits, Sampling(1.0, top_p), uniform) == int(wanted[0, 0])
+    wanted = choose_torch(torch.from_numpy(logits)[None], [Sampling(1.0, top_p, top_k)], [uniform])
+    assert choose(logits, Sampling(1.0, top_p, top_k), uniform) == int(wanted[0, 0])
+
+
+@pytest.mark.parametrize(("top_p", "tokens"), [(1.0, {1, 3}), (0.5, {3})])
+def test_top_k_comes_before_top_p(top_p: float, tokens: set[int]) -> None:
+    logits = np.log(np.array([0.2, 0.3, 0.1, 0.4], np.float32))
+    drawn = {choose(logits, Sampling(1.0, top_p, 2), (i + 0.5) / 20) for i in range(20)}
+    assert drawn == tokens
 
 
 @pytest.mark.parametrize("top_p", [0.9999, 1.0])

@@ -359,8 +359,8 @@ async def test_options_of_a_call_hold_for_that_call(face: str) -> None:
     model = llm()
     assert (await ask(model, face, max_tokens=8))[-1].raw["finish_reason"] == "length"
     assert text((await ask(model, face))[-1]) == TEXT
-    with pytest.raises(ConfigurationError, match="does not accept logit_bias, top_k; it accepts temperature"):
-        await ask(model, face, top_k=3, logit_bias={})
+    with pytest.raises(ConfigurationError, match="does not accept logit_bias, min_p; it accepts temperature"):
+        await ask(model, face, min_p=0.1, logit_bias={})
     with pytest.raises(ConfigurationError, match=r"temperature.*less than or equal to 5.*got 9"):
         await ask(model, face, temperature=9)
 

@@ -127,8 +127,8 @@ def test_a_judge_that_was_cut_is_a_fault_and_its_cap_reaches_its_class(served: P
 
 ARRIVES: dict[str, dict[str, Any]] = {
     "openai": {"temperature": 0.5, "top_p": 0.9, "max_tokens": 64, "seed": True, "stop": ["END"]},
-    "anthropic": {"temperature": 0.5, "top_p": 0.9, "max_tokens": 64, "stop_sequences": ["END"]},
-    "ollama": {"temperature": 0.5, "top_p": 0.9, "num_predict": 64, "seed": True, "stop": ["END"]},
+    "anthropic": {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "max_tokens": 64, "stop_sequences": ["END"]},
+    "ollama": {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "num_predict": 64, "seed": True, "stop": ["END"]},
     "bedrock": {"temperature": 0.5, "maxTokens": 64},
 }
 """What of the fields of `RSDLLM` reaches each provider, under which name."""
@@ -143,6 +143,8 @@ async def test_fields_reach_every_class_by_its_own_names(
     fields: dict[str, Any] = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 64, "seed": 3, "stop": ["END"]}
     if kind == "bedrock":
         del fields["top_p"]  # which is refused, see below
+    if "top_k" in ARRIVES[kind]:
+        fields["top_k"] = 7
     roles: dict[str, Any] = {"draft": LLMS[kind](served), "target": LLMS[kind](served), "verifier": short}
     model = RSDLLM(**roles) if per_call else RSDLLM(**roles, **fields)
     await ask(model, face, **(fields if per_call else {}))
@@ -151,7 +153,7 @@ async def test_fields_reach_every_class_by_its_own_names(
         assert isinstance(sent[name], int) if name == "seed" else sent[name] == value, name
     await ask(RSDLLM(**roles), face)
     unset = served.sent.get("options") or served.sent.get("inferenceConfig") or served.sent
-    assert not {"top_p", "seed", "stop", "stop_sequences", "num_predict"} & set(unset)
+    assert not {"top_p", "top_k", "seed", "stop", "stop_sequences", "num_predict"} & set(unset)
 
 
 def test_what_a_class_has_no_way_to_take_is_refused_before_anything_is_asked(served: Provider) -> None:
@@ -160,6 +162,9 @@ def test_what_a_class_has_no_way_to_take_is_refused_before_anything_is_asked(ser
         RSDLLM(**roles, top_p=0.5)
     with pytest.raises(ConfigurationError, match="top_p cannot reach"):
         RSDLLM(**roles).complete("q", top_p=0.5)
+    for llm in (openai_rules(served), bedrock(served)):
+        with pytest.raises(ValueError, match=r"top_k cannot reach \w+: .*does not accept it"):
+            RSDLLM(draft=llm, target=llm, verifier=short, top_k=5)
     assert served.asked == []
     assert RSDLLM(**roles, seed=4).complete("q").text == "fine"  # RSD has a use for the seed itself
 
@@ -299,8 +304,8 @@ def test_what_is_no_model_is_refused_with_what_would_be_one() -> None:
         RSDLLM(verifier=3)
     with pytest.raises(ConfigurationError, match="is not a LlamaIndex LLM"):
         LlamaIndexDrafter("gpt")  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=r"sends=.*top_k"):
-        LlamaIndexTarget(MockLLM(), sends=["top_k"])
+    with pytest.raises(ConfigurationError, match=r"sends=.*min_p"):
+        LlamaIndexTarget(MockLLM(), sends=["min_p"])
     with pytest.raises(ValueError, match="remove thoughts"):
         RSDLLM(draft=MockLLM(), target=MockLLM(), thoughts={"policy": "constant:0"})
 

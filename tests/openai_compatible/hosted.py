@@ -139,11 +139,11 @@ VENDORS: dict[str, Vendor] = {
         in_field("reasoning"), _off("reasoning_effort", "none"), frozenset({"reasoning"}),
     ),
     "together": Vendor(
-        BASE | SAMPLING | {"max_tokens", "reasoning", "chat_template_kwargs", "logprobs", "top_logprobs"},
+        BASE | SAMPLING | {"top_k", "max_tokens", "reasoning", "chat_template_kwargs", "logprobs", "top_logprobs"},
         openai_refuses, in_field("reasoning"), _off("reasoning", {"enabled": False}), ends="eos",
     ),
     "fireworks": Vendor(
-        BASE | SAMPLING | {"max_tokens", "reasoning_effort", "logprobs", "top_logprobs"}, openai_refuses,
+        BASE | SAMPLING | {"top_k", "max_tokens", "reasoning_effort", "logprobs", "top_logprobs"}, openai_refuses,
         in_field("reasoning_content"), _off("reasoning_effort", "none"), frozenset({"reasoning_content"}),
     ),
 }  # fmt: skip

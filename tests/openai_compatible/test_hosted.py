@@ -23,7 +23,7 @@ from rsd_core import (
 from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible import OpenAIGenerator
 from rsd_integrations.openai_compatible.hosted import HOSTED
-from rsd_integrations.openai_compatible.profiles import hosted_at
+from rsd_integrations.openai_compatible.profiles import PROFILES, hosted_at
 from tests.openai_compatible.hosted import ANSWER, THOUGHT, VENDORS, Hosted, hosting
 
 REAL = "https://api.openai.com/v1"
@@ -76,6 +76,16 @@ def test_a_profile_sends_what_its_api_takes_and_reads_what_it_gives(
     # Drawn answers have fields of their own.
     drawn = Settings(granularity="turn", temperature=0.7, top_p=0.9, limits=Limits(max_tokens=100))
     assert TargetOnly(target=decoder.target, settings=drawn).run(QUESTION).text == ANSWER
+    few, asked = drawn.updated(top_k=20), len(api.requests)
+    if PROFILES[name].top_k:
+        TargetOnly(target=decoder.target, settings=few).run(QUESTION)
+        assert api.requests[-1]["top_k"] == 20
+        return
+    with pytest.raises(ConfigurationError, match=r"top_k=20 cannot reach .*omit=top_k leaves it out"):
+        TargetOnly(target=decoder.target, settings=few).run(QUESTION)
+    assert len(api.requests) == asked
+    left_out = connect(api, name, ",omit=top_k")
+    assert TargetOnly(target=left_out, settings=few).run(QUESTION).text == ANSWER
 
 
 @pytest.mark.parametrize("api", ["openai_reasoning"], indirect=True)

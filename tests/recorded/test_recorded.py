@@ -20,6 +20,7 @@ from rsd_core import (
     Result,
     RewardGuidedDecoder,
     RSDConfig,
+    Sampling,
     Scores,
     Settings,
     Step,
@@ -312,6 +313,9 @@ def test_keys_tell_apart_what_models_can() -> None:
     assert len(keys) == len(requests)
     # Greedy steps are the same whatever the seed; who is asked and for what is not.
     assert request_data(StepRequest((1,))) == request_data(StepRequest((2,)))
+    plain, few = (request_data(StepRequest((1,), sampling=Sampling(1.0, 0.9, top_k))) for top_k in (0, 20))
+    assert plain[3] == [1.0, 0.9]  # as in recordings that were made before there was top-k
+    assert few[3] == [1.0, 0.9, 20]
     assert len({call_key(m, c, b"") for m in "ab" for c in ("score", "generate")}) == 4
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from rsd_core import ConfigurationError, RSDConfig
+from rsd_core import ConfigurationError, RewardGuidedDecoder, RSDConfig, Sampling
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.serve import ServeConfig, create_app
-from rsd_integrations.serve.requests import IGNORED, REFUSED
+from rsd_integrations.serve.requests import IGNORED, REFUSED, ChatRequest
 from tests.serve.running import Running, events, running, scripted
 
 USER = [{"role": "user", "content": "What is 1+1?"}]
@@ -36,9 +37,9 @@ WRONG: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"seed": -1}, 400, "seed", "greater than or equal to 0"),
     ({"temprature": 1}, 400, "temprature", "did you mean temperature?"),
     ({"logprobs": True}, 400, "logprobs", "mixture"),
-    ({"logit_bias": {"1": 2}}, 400, "logit_bias", "temperature and top_p"),
-    ({"presence_penalty": 0.5}, 400, "presence_penalty", "temperature and top_p"),
-    ({"top_k": 40}, 400, "top_k", "temperature and top_p"),
+    ({"logit_bias": {"1": 2}}, 400, "logit_bias", "temperature, top_p and top_k"),
+    ({"presence_penalty": 0.5}, 400, "presence_penalty", "temperature, top_p and top_k"),
+    ({"top_k": -2}, 400, "top_k", "greater than or equal to -1"),
     ({"messages": []}, 400, "messages", "at least 1"),
     ({"messages": [{"role": "user", "content": " "}]}, 400, "messages", "prompt is empty"),
     ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages[0]", "must be system, developer"),
@@ -75,6 +76,27 @@ def test_what_asks_for_nothing_is_taken_whatever_it_is_called(served: Running) -
     harmless = {name: values[0] for name, (values, _) in REFUSED.items() if values}
     for fields in (dict.fromkeys(REFUSED), harmless, dict.fromkeys(IGNORED, "x")):
         assert served.chat(**fields).status_code == 200
+
+
+class NoTopK(ScriptedTarget):
+    """A target that samples from all tokens only."""
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        if sampling.top_k:
+            raise ConfigurationError(f"top_k={sampling.top_k} cannot be honoured")
+
+
+def test_top_k_is_taken_and_reaches_the_models(served: Running) -> None:
+    """-1 and 0 are what servers call all tokens."""
+    given = [ChatRequest(model="rsd", messages=USER, top_k=k).top_k for k in (-1, 0, 20, None)]
+    assert given == [0, 0, 20, None]
+    assert served.chat(top_k=20, temperature=1).status_code == 200
+    drafter, verifier, target = ScriptedDrafter(["x\n\n"]), ScriptedVerifier([1.0]), NoTopK(["x"])
+    decoder = RewardGuidedDecoder(drafter=drafter, verifier=verifier, target=target)
+    with running(ServeConfig(), {"rsd": decoder}) as server:
+        response = server.chat(top_k=20, temperature=1)
+        assert (response.status_code, "top_k=20" in response.text) == (400, True)
+        assert server.chat(top_k=-1, temperature=1).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,13 @@ def decoded(
     length: int,
     ends: frozenset[int] = frozenset(),
     top_p: float = 1.0,
+    top_k: int = 0,
 ) -> tuple[list[Beam], list[Beam]]:
     """Beams of at least some length, after token 0, and those that ended before."""
     live, ended = [Beam()], list[Beam]()
     while live and len(live[0].text) < length:
-        asking = sampling.round(live, lambda text: text[-1] in ends, seed, top_p=top_p, room=length - len(live[0].text))
+        room = length - len(live[0].text)
+        asking = sampling.round(live, lambda text: text[-1] in ends, seed, top_p=top_p, top_k=top_k, room=room)
         answer: Tensor | None = None
         while True:
             try:
@@ -112,12 +114,12 @@ def decoded(
 def test_the_law_of_one_beam_is_the_targets(
     drafts: int, levels: int, top_p: float, temperature: float, top_k: int
 ) -> None:
-    drafter, target = (truncated(model(seed), temperature, top_k) for seed in (6, 7))
+    drafter, target = (truncated(model(seed), temperature) for seed in (6, 7))
     sampling, found = BeamSampling(beams=1, drafts=drafts, levels=levels), torch.zeros(SIZE, SIZE)
     for seed in range(DRAWS // 4):
-        ((beam,), _) = decoded(sampling, drafter, target, seed, 3, top_p=top_p)
+        ((beam,), _) = decoded(sampling, drafter, target, seed, 3, top_p=top_p, top_k=top_k % SIZE)
         found[beam.text[:2]] += 1
-    assert p_value(found, pairs_law(truncated(target, top_p=top_p), 0)) > 1e-3
+    assert p_value(found, pairs_law(truncated(target, top_k=top_k, top_p=top_p), 0)) > 1e-3
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import pytest
 
 from rsd_core import Sampling, Speculation
+from rsd_integrations.speculation.ngrams import Ngrams
 from rsd_integrations.speculation.rules import Exact, Judged, Verdicts, draw
 from tests.speculation.scripted import Scripted
 from tests.speculation.world import WORDS, World
 
 DRAWS = 1000
-SAMPLINGS = [Sampling(1.0), Sampling(0.7, 0.8)]
+SAMPLINGS = [Sampling(1.0), Sampling(0.7, 0.8), Sampling(1.0, top_k=3), Sampling(0.8, 0.8, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,19 @@ def test_proposals_that_nobody_drew_change_not_a_token(world: World, sampling: S
     made = world.written(200, sampling, Speculation(script))
     assert made == world.written(200, sampling, None)
     assert len(made) > 5
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS[2:])
+def test_trees_and_a_beam_under_top_k(world: World, sampling: Sampling) -> None:
+    assert world.p_value(DRAWS, sampling, Speculation(Ngrams(tree=True))) > 1e-3
+    beam = Speculation(drafter=world.drafter, beams={"beams": 1, "drafts": 3, "levels": 2})
+    assert world.p_value(DRAWS // 4, sampling, beam) > 1e-3
+
+
+def test_a_law_without_top_k_is_told_apart(world: World) -> None:
+    found = world.written(DRAWS, Sampling(1.0), None)
+    assert any(text[0] != WORDS[int(world.law(Sampling(1.0, top_k=1)).sum((1, 2)).argmax())] for text in found)
+    assert set(world.written(20, Sampling(1.0, top_k=1), None)) == set(world.written(1, Sampling(), None))
 
 
 class Careless(Exact):

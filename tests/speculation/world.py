@@ -16,11 +16,12 @@ from rsd_core import Path, Sampling, Speculation, StepRequest, as_prompt
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
 from rsd_integrations.huggingface.attention import Batch
 from tests.huggingface.tiny import make_causal_lm
-from tests.speculation.five_tokens import p_value, truncated
+from tests.speculation.five_tokens import SIZE, p_value, truncated
 
 WORDS = (11, 23, 48, 95, 130)
 """The tokens of the world; none of them ends an answer."""
 LENGTH = 3
+BATCH = 128
 PATH = Path(as_prompt("Mia has 45 apples."))
 
 
@@ -63,7 +64,7 @@ class World:
 
     def law(self, sampling: Sampling) -> Tensor:
         """Probability of each text of `LENGTH` tokens, [5, 5, 5]."""
-        p = truncated(self._probabilities.flatten(0, 1), sampling.temperature, top_p=sampling.top_p)
+        p = truncated(self._probabilities.flatten(0, 1), sampling.temperature, sampling.top_k or SIZE, sampling.top_p)
         p = p.view(5, 5, LENGTH, 5)
         return p[0, 0, 0][:, None, None] * p[:, 0, 1][:, :, None] * p[:, :, 2]
 
@@ -88,6 +89,6 @@ class World:
             return [generation.steps[0].tokens for generation in made]
 
         counts = Counter[tuple[int, ...]]()
-        for begin in range(first, first + draws, 128):
-            counts.update(asyncio.run(some(range(begin, min(begin + 128, first + draws)))))
+        for begin in range(first, first + draws, BATCH):
+            counts.update(asyncio.run(some(range(begin, min(begin + BATCH, first + draws)))))
         return counts

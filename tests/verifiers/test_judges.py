@@ -190,6 +190,7 @@ def test_critics_sample_as_published() -> None:
     wanted = {"thinkprm": (1, 0.0), "genprm": (1, 0.6), "r-prm": (10, 0.95), "rubric": (1, 0.0)}
     made = {name: CriticJudge(Talker(), CRITICS[name]) for name in wanted}
     assert {name: (judge.samples, judge.temperature) for name, judge in made.items()} == wanted
+    assert (CRITICS["genprm"].top_p, CRITICS["genprm"].top_k) == (0.95, 20)
     assert CriticJudge(Talker(), CRITICS["thinkprm"], samples=4).temperature == 0.4
     assert CriticJudge(Talker(), CRITICS["rubric"], samples=4, temperature=0.7).temperature == 0.7
     with pytest.raises(ConfigurationError, match="temperature=-1 is out of range"):
