@@ -56,7 +56,7 @@ def _weights(
 ) -> tuple[Tensor, Tensor | None]:
     """Unnormalised probabilities, and their ids if they are sorted.
 
-    In the order of transformers (`GenerationMixin._get_logits_processor`): temperature, top-k, top-p.
+    In transformers' order (`GenerationMixin._get_logits_processor`): temperature, top-k, top-p.
     """
     temperature, top_p, _ = numbers
     weights = torch.softmax(_of_top_k(logits.float() / temperature, samplings), dim=-1)
@@ -68,7 +68,7 @@ def _weights(
 
 
 def _of_top_k(scaled: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """Without what is less likely than a row's k-th likeliest token; as there, what is as likely stays."""
+    """Mask logits below a row's k-th largest; as in transformers, ties are kept."""
     most = scaled.shape[-1]
     rows = {i: s.top_k for i, s in enumerate(samplings) if 0 < s.top_k < most}
     if not rows:

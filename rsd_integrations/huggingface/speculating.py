@@ -53,7 +53,7 @@ class SpeculativeGenerator(Generator):
         return speculation
 
     def _check_drafter(self, speculation: Speculation, drafter: Generator) -> None:
-        """Refuse a drafter that is not enough for beams, or for the rule."""
+        """Refuse a drafter that does not suit beams or the rule."""
         same = drafter.vocabulary.identity == self.vocabulary.identity
         if speculation.beams is not None and not same:
             raise ConfigurationError(
@@ -62,13 +62,13 @@ class SpeculativeGenerator(Generator):
             )
         if speculation.beams is not None and drafter.context < self.context:
             raise ConfigurationError(
-                f"beams of {self.name} may be {self.context} tokens long, and its drafter {drafter.name} reads no more "
-                f"than {drafter.context}: give a drafter that reads as many, or use SpeculativeDecoding, whose target "
-                "goes on alone from there"
+                f"beams of {self.name} may be {self.context} tokens long, but its drafter {drafter.name} reads at most "
+                f"{drafter.context}: give a drafter with that context, or use SpeculativeDecoding, whose target then "
+                "continues alone"
             )
         if speculation.rule.needs_draws and not same:
             raise ConfigurationError(
-                f"{speculation.rule!r} compares distributions over one vocabulary: give a drafter with that of "
+                f"{speculation.rule!r} compares distributions over one vocabulary: give a drafter with the one of "
                 f"{self.name}, or another rule"
             )
 

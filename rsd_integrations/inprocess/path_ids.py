@@ -42,7 +42,7 @@ class Words(Protocol):
         """The first ids of a text, which no following text can change, and the rest of the text."""
 
     def written(self, id_: int) -> bytes:
-        """What an id writes, special tokens by their names."""
+        """The text of an id; special tokens by their names."""
 
 
 class _Node(NamedTuple):

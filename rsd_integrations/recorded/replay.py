@@ -77,7 +77,7 @@ class Replay:
         return [await self.answer(call, live) for call in calls]
 
     def thinking(self, model: TapedModel, key: str, live: Callable[[], Thinking | None]) -> Thinking | None:  # noqa: ARG002
-        """What was recorded; None if nothing was, which is what models return if it is unknown."""
+        """The recorded value; None if there is none, as models return if it is unknown."""
         recorded = self.record.calls.get(key)
         return None if recorded is None else thinking_of(recorded.reply)
 

@@ -67,7 +67,7 @@ def parsed(speculation: Speculation) -> Speculation:
         proposer = parse_proposer(proposer)
         if rule.needs_draws:
             raise ConfigurationError(
-                f"{rule!r} compares distributions, and {proposer!r} has none: take the proposer 'drafter', or another "
+                f"{rule!r} compares distributions, but {proposer!r} has none: use the proposer 'drafter', or another "
                 "rule"
             )
     if length is None:

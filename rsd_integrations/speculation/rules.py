@@ -55,7 +55,7 @@ class AcceptanceRule(Data):
     lossless: ClassVar[bool]
     """Whether the emitted tokens have the target's own distribution."""
     needs_draws: ClassVar[bool] = False
-    """Whether it is the exact rule wherever the drafter samples no tokens of the target's vocabulary."""
+    """Whether it equals the exact rule unless the drafter samples tokens of the target's vocabulary."""
 
     @property
     def vocabulary(self) -> str | None:
@@ -82,7 +82,7 @@ class Exact(AcceptanceRule):
     A token x sampled from q is kept with probability min(1, p(x) / q(x)); the correction is sampled from the residual
     max(0, p - q), normalised. If x was not sampled, all mass of q is on it, and one number suffices for the same rule:
     a token is sampled from p as without a proposal, and x is kept if it is that token. So such a proposal changes no
-    token of the text, and under greedy decoding none does.
+    token of the text, and under greedy decoding no proposal does.
     """
 
     kind: Literal["exact"] = "exact"

@@ -83,7 +83,7 @@ def test_objects_are_refused_by_their_role(draft: HuggingFaceGenerator) -> None:
 def test_a_rule_that_compares_what_is_drawn_needs_a_drafter_that_draws(
     draft: HuggingFaceGenerator, target: HuggingFaceGenerator
 ) -> None:
-    with pytest.raises(ConfigurationError, match=r"compares distributions, and Lookup.* has none"):
+    with pytest.raises(ConfigurationError, match=r"compares distributions, but Lookup.* has none"):
         parsed(Speculation("lookup", "easd"))
     with pytest.raises(ConfigurationError, match=r"give settings with a temperature above 0 \(got 0\)"):
         SpeculativeDecoding(drafter=draft, target=target, rule="easd")
@@ -99,6 +99,6 @@ def test_beams_need_a_drafter_that_reads_as_far(tmp_path: File) -> None:
         for context in (256, 64)
     )
     warm = Settings(temperature=0.7)
-    with pytest.raises(ConfigurationError, match=r"may be 256 tokens long, and its drafter .* no more than 64"):
+    with pytest.raises(ConfigurationError, match=r"may be 256 tokens long, but its drafter .* at most 64"):
         SpeculativeBeams(drafter=drafter, target=target, settings=warm)
     SpeculativeBeams(drafter=target, target=drafter, settings=warm)
