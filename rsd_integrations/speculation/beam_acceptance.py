@@ -60,13 +60,13 @@ def acceptances(p: Tensor, q: Tensor, tries: int) -> list[float]:
         first.append(alpha * none[-1])
         none.append((1 - alpha) * none[-1])
         current = residual(current, q)
-    law = [none]
+    chances = [none]
     for k in range(1, tries + 1):
-        before = law[-1]
-        law.append(
+        before = chances[-1]
+        chances.append(
             [sum(first[i] * before[m - i] for i in range(1, m + 1)) if m >= k else 0.0 for m in range(tries + 1)]
         )
-    return [of_k[tries] for of_k in law]
+    return [of_k[tries] for of_k in chances]
 
 
 def width(p: Tensor, q: Tensor, tries: int, most: int, confidence: float) -> int:
@@ -79,8 +79,8 @@ def width(p: Tensor, q: Tensor, tries: int, most: int, confidence: float) -> int
         most: Maximum result, at least 1; the minimum is 1.
         confidence: In (0, 1].
     """
-    law = acceptances(p, q, tries)
-    return max([1, *(k for k in range(2, min(most, tries) + 1) if sum(law[k:]) >= confidence)])
+    chances = acceptances(p, q, tries)
+    return max([1, *(k for k in range(2, min(most, tries) + 1) if sum(chances[k:]) >= confidence)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,10 @@ def keep(p: Tensor, q: Tensor, drafts: Sequence[tuple[int, int]], uniforms: Sequ
     return Kept(accepted, current)
 
 
-def draw_beams(law: Tensor, uniforms: Sequence[float]) -> list[tuple[int, int]]:
+def draw_beams(p: Tensor, uniforms: Sequence[float]) -> list[tuple[int, int]]:
     """Sample (beam, token) for each number in [0, 1) from a joint distribution [beams, vocabulary]."""
     if not uniforms:
         return []
-    numbers = torch.tensor(uniforms, dtype=law.dtype, device=law.device)
-    places = draw(law.flatten().expand(len(numbers), -1), numbers)
-    return [divmod(place, law.shape[1]) for place in places.tolist()]
+    numbers = torch.tensor(uniforms, dtype=p.dtype, device=p.device)
+    places = draw(p.flatten().expand(len(numbers), -1), numbers)
+    return [divmod(place, p.shape[1]) for place in places.tolist()]

@@ -17,7 +17,7 @@ from rsd_integrations.speculation.beam_acceptance import draw_beams, joint, keep
 
 Text = tuple[int, ...]
 """Tokens generated so far."""
-Law = Callable[[Tensor, Tensor], Tensor]
+Joint = Callable[[Tensor, Tensor], Tensor]
 """The joint distribution of weighted beams and their next tokens (see `joint`)."""
 
 
@@ -100,14 +100,14 @@ class BeamSampling(Data):
         Returns:
             The live beams, each at least one token longer, and those that have ended.
         """
-        law = partial(joint, top_p=top_p, top_k=top_k)
-        levels = yield from self._draft(live, ends, seed, law, min(self.levels, room - 1))
+        joint_of = partial(joint, top_p=top_p, top_k=top_k)
+        levels = yield from self._draft(live, ends, seed, joint_of, min(self.levels, room - 1))
         below = [level.text(draft) for level in levels for draft in level.drafts]
         texts = [*(beam.text for beam in live), *(text for text in dict.fromkeys(below) if not ends(text))]
         read = dict(zip(texts, (yield Question(False, texts)), strict=True))
         beams, ended = list(live), list[Beam]()
         for level in levels:
-            p, position = _target_law(level.places, beams, read, law), len(level.places[0])
+            p, position = _target_joint(level.places, beams, read, joint_of), len(level.places[0])
             wanted = width(p, level.q, self.drafts, self.beams, self.confidence)
             kept = keep(p, level.q, level.drafts, _uniforms(seed, position, "accept", self.drafts), wanted)
             chosen = [level.drafts[i] for i in kept.accepted]
@@ -120,13 +120,13 @@ class BeamSampling(Data):
             if over or not beams:
                 return beams, ended
         places = [beam.text for beam in beams]
-        p = _target_law(places, beams, read, law)
+        p = _target_joint(places, beams, read, joint_of)
         chosen = draw_beams(p, _uniforms(seed, len(places[0]), "correct", self.beams))
         beams, more = _grown(places, beams, chosen, p, read, ends)
         return beams, ended + more
 
     def _draft(
-        self, live: Sequence[Beam], ends: Callable[[Text], bool], seed: int, law: Law, depth: int
+        self, live: Sequence[Beam], ends: Callable[[Text], bool], seed: int, joint_of: Joint, depth: int
     ) -> Generator[Question, Tensor, list[_Level]]:
         """The drafter's forest."""
         levels, weights = list[_Level](), {beam.text: beam.weight for beam in live}
@@ -135,7 +135,7 @@ class BeamSampling(Data):
             if not places:  # all have ended
                 break
             following = yield Question(True, places)
-            q = law(following.new_tensor([*weights.values()]), following)
+            q = joint_of(following.new_tensor([*weights.values()]), following)
             level = _Level(places, q, draw_beams(q, _uniforms(seed, len(places[0]), "draft", self.drafts)))
             levels.append(level)
             drafted = {level.text(draft): float(q[draft]) for draft in level.drafts}
@@ -143,11 +143,13 @@ class BeamSampling(Data):
         return levels
 
 
-def _target_law(places: Sequence[Text], beams: Sequence[Beam], read: Mapping[Text, Tensor], law: Law) -> Tensor:
+def _target_joint(
+    places: Sequence[Text], beams: Sequence[Beam], read: Mapping[Text, Tensor], joint_of: Joint
+) -> Tensor:
     """The target's joint distribution [places, vocabulary]; 0 at places without a beam."""
     weights = {beam.text: beam.weight for beam in beams}
     following = torch.stack([read[text] for text in places])
-    return law(following.new_tensor([weights.get(text, 0.0) for text in places]), following)
+    return joint_of(following.new_tensor([weights.get(text, 0.0) for text in places]), following)
 
 
 def _grown(
