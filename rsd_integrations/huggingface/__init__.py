@@ -1,4 +1,4 @@
-"""Models of the transformers library, in process: drafters, targets, process reward models, likelihood verifiers."""
+"""In-process models of the transformers library: drafters, targets, process reward models, likelihood verifiers."""
 
 from rsd_integrations.huggingface.generator import HuggingFaceGenerator, load_generator
 from rsd_integrations.huggingface.likelihood import HuggingFaceLikelihood, load_likelihood

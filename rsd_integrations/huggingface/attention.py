@@ -1,10 +1,10 @@
-"""Attention of a packed batch: every token of every sequence in one forward pass, none of them padding.
+"""Attention over a packed batch: all tokens of all sequences in one forward pass, without padding.
 
-A forward pass gets the new tokens of all its sequences end to end, as one row. Linear layers work on each token alone;
-attention is where sequences differ. It is done here, by a function registered with transformers under `rsd`, so that
-any architecture that takes its attention from there runs unchanged. Without a batch it is transformers' own
-scaled-dot-product attention. TorchScript reads this file too; it wants annotations that are evaluated, so there is no
-`from __future__ import annotations`.
+A forward pass gets the new tokens of all its sequences concatenated into one row. Linear layers process each token
+separately; only attention depends on the sequence. It is computed here, by a function registered with transformers as
+`rsd`, so that any architecture that takes its attention from that registry runs unchanged. Without a batch it is
+transformers' own scaled-dot-product attention. TorchScript also compiles this file and needs evaluated annotations, so
+there is no `from __future__ import annotations`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,30 +21,31 @@ from rsd_integrations.inprocess.calls import Tree
 
 NAME = "rsd"
 LAUNCH_BYTES_CPU, LAUNCH_BYTES_GPU = 4e5, 2e7
-"""Bytes of keys and values that attention reads in the time that it takes to launch one more call of it."""
+"""Bytes of keys and values that attention reads in the time needed to launch one more call."""
 READY_MASK = torch.ones(1, 1, 1, 1)
-"""Given as mask, so that transformers makes none: it takes one of four dimensions to be ready-made."""
+"""Passed as the mask to keep transformers from building one: it uses a four-dimensional mask unchanged."""
 
 
 class Piece(NamedTuple):
-    """One attention call: neighbouring slots with one new token each, or one slot with several."""
+    """One attention call: adjacent slots with one new token each, or one slot with several."""
 
     first: int
     end: int
-    """The slots from the first one to before this."""
+    """The end of the slots, exclusive."""
     start: int
     longest: int
-    """The positions that are seen."""
+    """The range of visible positions."""
     new: int
-    """New tokens of each sequence."""
+    """New tokens per sequence."""
     tokens: int
-    """New tokens of all of them."""
+    """New tokens of all sequences."""
     mask: Tensor | None
-    """What each token sees, as a bias [slots, 1, tokens, keys]; None where all see all, or plainly what is before."""
+    """Attention bias [slots, 1, tokens, keys]; None if attention is full or plainly causal."""
     queries: Tensor | None
-    """Where idle slots lie between: the query that each slot is given; idle ones get any, and their results go."""
+    """With idle slots in between: the index of each slot's query; idle slots get any query and their results are
+    dropped."""
     active: Tensor | None
-    """The slots among them that have a query of their own."""
+    """The slots that are not idle."""
 
 
 class Places(NamedTuple):
@@ -52,13 +53,13 @@ class Places(NamedTuple):
 
     slots: Tensor
     positions: Tensor
-    """Of each token."""
+    """Of each token, in the cache."""
     in_text: Tensor
-    """Which position of a text each token is at: another one than it is kept at for the nodes of a tree."""
+    """The position of each token in its text, which differs from its position in the cache for the nodes of a tree."""
     slot: int
     cached: int
     new: int
-    """Of a batch of one sequence: its slot, its cached and its new tokens. No new ones where there are several."""
+    """For a batch of one sequence: its slot, its cached and its new tokens. All 0 for several sequences."""
 
 
 def attend(
@@ -71,17 +72,17 @@ def attend(
     pieces: list[Piece],
     scaling: float | None,
 ) -> Tensor:
-    """Cache a layer's new keys and values, and attend to all there are of each sequence.
+    """Cache a layer's new keys and values, and attend to all cached ones of each sequence.
 
     Args:
-        query: [tokens, heads, width], as are key and value, which may have fewer heads.
+        query: [tokens, heads, width], like key and value, which may have fewer heads.
         key: See query.
         value: See query.
-        keys: The cached ones, [slots, heads, length, width], as are values.
+        keys: The cached keys, [slots, heads, length, width], like values.
         values: See keys.
-        places: Where the new ones go.
+        places: Where the new keys and values go.
         pieces: The attention calls that cover the batch.
-        scaling: Of the products of queries and keys.
+        scaling: Scale of the products of queries and keys.
 
     Returns:
         [tokens, heads, width].
@@ -89,7 +90,7 @@ def attend(
     if places.new == 0:
         keys.transpose(1, 2)[places.slots, places.positions] = key
         values.transpose(1, 2)[places.slots, places.positions] = value
-    else:  # the same by slices, which take less time than indices
+    else:  # the same with slices, which are faster than indices
         end = places.cached + places.new
         keys[places.slot, :, places.cached : end] = key.transpose(0, 1)
         values[places.slot, :, places.cached : end] = value.transpose(0, 1)
@@ -115,15 +116,15 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, piece: Piece, scaling: 
     queries, active = piece.queries, piece.active
     if queries is not None:
         query = query.index_select(0, queries)
-    # One new token each, the newest: it sees all that is cached, so no causal order is needed among queries. Then heads
-    # that share keys may ask as several tokens of one head do, which spares copies of the keys for each of them.
+    # One new token each, which sees everything cached, so queries need no causal order. Heads that share keys can then
+    # be passed as several tokens of one head, which avoids copying the keys for each of them.
     query = query.reshape(len(query), -1, groups, query.shape[-1]) if groups > 1 else query.unsqueeze(2)
     out = scaled_dot_product_attention(query, keys, values, mask, scale=scaling).flatten(1, 2)
     return out if active is None else out.index_select(0, active)
 
 
 class Batch:
-    """The sequences of one forward pass: where their tokens lie, and which attention calls cover them."""
+    """The sequences of one forward pass: the places of their tokens, and the attention calls that cover them."""
 
     def __init__(
         self,
@@ -135,11 +136,11 @@ class Batch:
         """Arrange the sequences.
 
         Args:
-            store: Where their keys and values are.
-            spans: Slot, cached tokens and new tokens of each: those with one new token first, by slot.
-            ids: The new tokens of all, end to end.
-            trees: By the index of a sequence: what its last tokens are, where they are no chain. More than one of its
-                tokens is new.
+            store: Holds their keys and values.
+            spans: Slot, cached tokens and new tokens of each sequence: those with one new token first, by slot.
+            ids: The new tokens of all sequences, concatenated.
+            trees: By sequence index, the tree formed by its last tokens if they are not a chain. Such a sequence has
+                more than one new token.
         """
         self.store = store
         device = store.keys[0].device
@@ -153,7 +154,7 @@ class Batch:
         in_text = (
             [place for i, span in enumerate(spans) for place in _in_text(span, trees.get(i))] if trees else positions
         )
-        # One transfer to the device for all of them.
+        # One transfer to the device for all.
         self.ids, token_slots, kept, self.positions = torch.tensor(
             [ids, slots, positions, in_text], device=device
         ).unbind()
@@ -168,7 +169,7 @@ class Batch:
         self._pieces: dict[int | None, list[Piece]] = {}
 
     def pieces(self, window: int | None) -> list[Piece]:
-        """The attention calls, where each token sees so many tokens, itself among them; None for all."""
+        """The attention calls for a window of this many tokens, including the current one; None for no window."""
         if window not in self._pieces:
             like = self.store.keys[0]
             self._pieces[window] = [span.piece(window, like.dtype, like.device) for span in self._spans]
@@ -177,13 +178,13 @@ class Batch:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
     ) -> Tensor:
-        """Attention of a layer, by its index; see the function of this name."""
+        """Attention of a layer, given by its index (see the function of this name)."""
         keys, values = self.store.keys[layer], self.store.values[layer]
         return attend(query, key, value, keys, values, self.places, self.pieces(window), scaling)
 
 
 class Survey:
-    """Notes what each layer wants of attention, in place of a batch."""
+    """Records each layer's attention options; passed in place of a batch."""
 
     def __init__(self) -> None:
         self.shapes: dict[int, LayerShape] = {}
@@ -191,13 +192,13 @@ class Survey:
         self.windows: dict[int, int | None] = {}
 
     def note(self, module: nn.Module, key: Tensor, value: Tensor, options: dict[str, Any]) -> None:
-        """Note a layer's call.
+        """Record a layer's call.
 
         Raises:
-            ValueError: It asks for more than scaled products in a window.
+            ValueError: It needs more than scaled dot products in a window.
         """
         if options.get("position_bias") is not None:
-            raise ValueError("its attention has a bias of positions, which is not supported here")
+            raise ValueError("its attention has a position bias, which is not supported here")
         layer: int = module.layer_idx  # type: ignore[assignment]
         self.shapes[layer] = LayerShape(key.shape[1], key.shape[3], value.shape[3])
         self.scalings[layer] = options.get("scaling")
@@ -205,24 +206,24 @@ class Survey:
 
 
 class _Span(NamedTuple):
-    """What one attention call runs over: neighbouring slots with one new token each, or one slot with several."""
+    """The extent of one attention call: adjacent slots with one new token each, or one slot with several."""
 
     first: int
     lengths: list[int]
-    """Of the sequence in each slot, the new tokens among them; 1 where it is idle."""
+    """Length of the sequence in each slot, including new tokens; 1 for an idle slot."""
     new: int
     active: list[int] | None
-    """Which of the slots are not idle; None for all."""
+    """The slots that are not idle; None for all."""
     tree: Tree | None = None
-    """What the last tokens of a lone slot are, where they are no chain."""
+    """The tree formed by the last tokens of a lone slot if they are not a chain."""
 
     def piece(self, window: int | None, dtype: torch.dtype, device: torch.device) -> Piece:
-        """The call, for layers with such a window."""
+        """The call for layers with this window."""
         longest, start = max(self.lengths), 0
         if window is not None and window >= longest:
             window = None
         if window is not None and self.new == 1 and len(self.lengths) == 1:
-            start, window = longest - window, None  # a lone token sees the window and nothing else: no mask is needed
+            start, window = longest - window, None  # a lone token sees exactly the window: no mask needed
         queries = active = None
         if self.active is not None:
             query_of_slot = [0] * len(self.lengths)
@@ -249,21 +250,21 @@ class _Span(NamedTuple):
             return _tree_mask(self.tree, cached, longest, window, dtype).to(device)
         if self.new > 1:
             if window is None and cached == 0:
-                return None  # prefill from the start: `_attend` asks for causal attention by its flag
-            # Token i, at position cached + i, sees what is not after it; with a window, its last `window` positions.
+                return None  # prefill from the start: `_attend` sets the causal flag
+            # Token i, at position cached + i, sees everything up to itself; with a window, its last `window` positions.
             mask = torch.full((self.new, longest), -torch.inf, dtype=dtype, device=device).triu_(cached + 1)
             if window is not None:
                 mask += torch.full_like(mask, -torch.inf).tril_(cached - window)
             return mask[None, None]
         if window is None and min(self.lengths) == longest:
-            return None  # equally long sequences: each sees all of its slot
+            return None  # sequences of equal length: each sees its whole slot
         ends, positions = torch.tensor(self.lengths, device=device)[:, None], torch.arange(longest, device=device)
         visible = positions < ends if window is None else (positions < ends) & (positions >= ends - window)
         return torch.where(visible, 0.0, -torch.inf).to(dtype)[:, None, None]
 
 
 def _in_text(span: tuple[int, int, int], tree: Tree | None) -> list[int]:
-    """The positions in their text of a sequence's new tokens, given as slot, cached tokens and new tokens."""
+    """The text positions of a sequence's new tokens; the span is slot, cached tokens and new tokens."""
     _, cached, new = span
     if tree is None:
         return list(range(cached, cached + new))
@@ -272,13 +273,13 @@ def _in_text(span: tuple[int, int, int], tree: Tree | None) -> list[int]:
 
 
 def _tree_mask(tree: Tree, cached: int, longest: int, window: int | None, dtype: torch.dtype) -> Tensor:
-    """What each of the last tokens of a sequence sees: what is before the tree, its ancestors in it, and itself."""
+    """The mask of a sequence's last tokens: each sees everything before the tree, its ancestors in it, and itself."""
     begin = tree.begin
     nodes = torch.eye(longest - begin, dtype=torch.bool)
     for node, parent in enumerate(tree.parents):
         if parent >= 0:
             nodes[node] |= nodes[parent]
-    # Only rows of new tokens: of a long text, a square would take longer than the pass.
+    # Only rows of new tokens: for a long text, a square mask would take longer than the pass.
     visible = torch.ones(longest - cached, longest, dtype=torch.bool).tril_(cached)
     visible[max(0, begin - cached) :, begin:] = nodes[max(0, cached - begin) :]
     if window is not None:
@@ -288,11 +289,10 @@ def _tree_mask(tree: Tree, cached: int, longest: int, window: int | None, dtype:
 
 
 def _neighbours(singles: list[tuple[int, int]], launch: float) -> list[_Span]:
-    """What attention calls over single tokens run over, given as (slot, length) in order of their slots.
+    """Group single tokens, given as (slot, length) in order of slots, into attention calls.
 
-    A call reads as much of every slot as of its longest one, and the idle slots in between as well. So a sequence has
-    a call with those before it where that reads less than they and it apart, and the launch of one more call, which is
-    worth so many tokens.
+    A call reads every slot in its range, including idle ones, up to the longest length. So a sequence joins the
+    previous group if that costs less than separate calls and one more launch, whose cost is `launch` tokens.
     """
     spans: list[_Span] = []
     group: list[tuple[int, int]] = []
@@ -310,7 +310,7 @@ def _neighbours(singles: list[tuple[int, int]], launch: float) -> list[_Span]:
 
 
 def _together(group: list[tuple[int, int]]) -> _Span:
-    """One call for some sequences, given as in `_neighbours`."""
+    """One call for a group of sequences, given as in `_neighbours`."""
     first, last = group[0][0], group[-1][0]
     lengths = [1] * (last - first + 1)
     for slot, length in group:
@@ -328,7 +328,7 @@ def forward(
     batch: Batch | Survey | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """The function that transformers calls in every layer, with [1, heads, tokens, width]."""
+    """The attention function that transformers calls in every layer, with [1, heads, tokens, width]."""
     if not isinstance(batch, Batch):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -343,7 +343,7 @@ def forward(
 
 @cache
 def register() -> None:
-    """Make this attention known to transformers, for models that run by their own modules."""
+    """Register this attention with transformers, for models that run their own modules."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

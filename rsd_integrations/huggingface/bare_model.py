@@ -1,7 +1,8 @@
-"""Qwen2 language models read from their files without the transformers library.
+"""Qwen2 language models loaded from their files without the transformers library.
 
-Importing transformers' models takes several times as long as loading and running a small one. What is here has the
-names of transformers' modules and no forward pass: the fused one takes the weights over, layer by layer.
+Importing transformers' models takes several times as long as loading and running a small model. The classes here have
+the attribute names of transformers' modules but no forward pass: the fused decoder takes over the weights, layer by
+layer.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _loaded: WeakValueDictionary[tuple[Path, torch.dtype, torch.device], BareModel] 
 
 @dataclass(frozen=True)
 class BareConfig:
-    """The sizes of a model, under their names in config.json."""
+    """The sizes of a model, named as in config.json."""
 
     vocab_size: int
     hidden_size: int
@@ -54,13 +55,13 @@ class BareConfig:
         """The configuration of a checkpoint.
 
         Raises:
-            ConfigurationError: It is another model than a Qwen2 with plain attention and default rotary embeddings.
+            ConfigurationError: It is not a Qwen2 model with plain attention and default rotary embeddings.
         """
         raw = json.loads((folder / "config.json").read_text())
         wanted = {"model_type": "qwen2", "hidden_act": "silu", "use_sliding_window": False}
         plain = all(raw.get(key) == value for key, value in wanted.items()) and "quantization_config" not in raw
         if not plain or (raw.get("rope_parameters") or {}).get("rope_type") != "default":
-            raise ConfigurationError(f"{folder} holds another model than a plain Qwen2: load it as hf:{folder}")
+            raise ConfigurationError(f"{folder} does not hold a plain Qwen2 model: load it as hf:{folder}")
         return cls(**{name: raw[name] for name in cls.__dataclass_fields__})
 
     @property
@@ -71,7 +72,7 @@ class BareConfig:
 
 @dataclass(slots=True)
 class Weights:
-    """What a linear layer multiplies by, and adds."""
+    """Weight and bias of a linear layer."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -79,14 +80,14 @@ class Weights:
 
 @dataclass(slots=True)
 class Norm:
-    """What an RMS normalisation multiplies by."""
+    """Weight and epsilon of an RMS normalisation."""
 
     weight: Tensor
     variance_epsilon: float
 
 
 class Part:
-    """Attention or MLP of a layer. Its projections are read when they are asked for, so that few are there twice."""
+    """Attention or MLP of a layer. Its projections are read on access, so that few are in memory twice."""
 
     def __init__(self, index: int, head_dim: int, read: Callable[[str], Weights | Int8Linear]) -> None:
         self.layer_idx, self.head_dim, self._read = index, head_dim, read
@@ -108,19 +109,19 @@ class Layer:
 
 
 class BareModel:
-    """A Qwen2 language model: what it would take to run it, and its layers, read when they are asked for."""
+    """A Qwen2 language model, whose layers are read on access."""
 
     generation_config = None
-    """Its configuration says all of how an answer ends."""
+    """None, since `config` says how an answer ends."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
-        """Read all but the layers of a checkpoint.
+        """Read everything but the layers of a checkpoint.
 
         Raises:
-            ConfigurationError: It is no plain Qwen2 model.
+            ConfigurationError: It is not a plain Qwen2 model.
         """
         self.folder, self.device, self.int8 = folder, device, dtype == torch.int8
-        """Where its files are; where it runs; whether its layers are in int8."""
+        """The folder of its files; its device; whether its layers are in int8."""
         self.dtype = dtypes.computed_in(dtype)
         self.config = BareConfig.read(folder)
         with self._opened() as file:
@@ -135,28 +136,28 @@ class BareModel:
 
     @property
     def base_model(self) -> BareModel:
-        """Itself: it has no class of its own without the output head."""
+        """Itself: it has no separate body class without the output head."""
         return self
 
     @property
     def layers(self) -> Iterator[Layer]:
-        """Its layers, one at a time, so that no more than what is run of them stays in memory."""
+        """Its layers, one at a time, so that only the fused weights stay in memory."""
         with self._opened() as file:
             for index in range(self.config.num_hidden_layers):
                 yield self._layer(file, f"model.layers.{index}", index)
 
     @property
     def flops_per_token(self) -> float:
-        """Two FLOPs per weight that multiplies: all but input embeddings that are only looked up."""
+        """Two FLOPs per multiplied weight: all except input embeddings, which are only looked up."""
         looked_up = 0 if self.config.tie_word_embeddings else self.embed_tokens.weight.numel()
         return 2.0 * (self.num_parameters() - looked_up)
 
     def num_parameters(self) -> int:
-        """Weights, those that are used twice counted once."""
+        """Number of weights; tied ones count once."""
         return sum(map(prod, self._shapes.values()))
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The table of the tokens."""
+        """The token embeddings."""
         return self.embed_tokens
 
     def get_output_embeddings(self) -> Weights:
@@ -173,7 +174,7 @@ class BareModel:
         return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
 
     def survey(self) -> Survey:
-        """What its layers ask of attention."""
+        """The attention options of its layers."""
         survey, config = Survey(), self.config
         for layer in range(config.num_hidden_layers):
             survey.shapes[layer] = LayerShape(config.num_key_value_heads, config.head_dim, config.head_dim)
@@ -182,17 +183,17 @@ class BareModel:
 
     @property
     def transformers(self) -> PreTrainedModel:
-        """The same model as transformers makes it, with weights of its own, for what only transformers does.
+        """The same model loaded by transformers, with separate weights, for functions that only transformers has.
 
         Raises:
-            ConfigurationError: It is in int8, which only the engine runs.
+            ConfigurationError: It is in int8, which only the engine can run.
         """
         if self.int8:
             raise ConfigurationError(REFUSED)
-        with self._making:  # whoever asks first, all have the same one
+        with self._making:  # all threads get the same one
             if self._transformers is None:
                 self._transformers = load_causal_lm(self.folder, self.dtype, self.device)
-                # Who counts tokens there counts those of both.
+                # Hooks that count tokens on the embeddings then see both models.
                 self._transformers.set_input_embeddings(self.embed_tokens)
             return self._transformers
 
@@ -225,10 +226,10 @@ class BareModel:
 
 
 def load(folder: Path, dtype: torch.dtype, device: torch.device) -> BareModel:
-    """A model from its folder; one that is loaded already is shared by all who use it.
+    """Load a model from its folder, or share one already loaded.
 
     Raises:
-        ConfigurationError: It is no plain Qwen2 model.
+        ConfigurationError: It is not a plain Qwen2 model.
     """
     key = (folder.resolve(), dtype, device)
     with _loading:

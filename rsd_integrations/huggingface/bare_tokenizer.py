@@ -1,6 +1,6 @@
-"""Tokenizers from their files by the `tokenizers` library alone, without the transformers library.
+"""Tokenizers loaded from their files by the `tokenizers` library, without the transformers library.
 
-They do what the decoder asks of a tokenizer; everything else is answered by transformers' own, made when it is needed.
+They implement what the decoder needs; everything else is delegated to transformers' own tokenizer, loaded on demand.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class BareTokenizer:
-    """A tokenizer with a chat template that reads `messages`, `add_generation_prompt` and arguments of its own."""
+    """A tokenizer with a chat template that uses `messages`, `add_generation_prompt` and its own arguments."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -41,33 +41,33 @@ class BareTokenizer:
         return {"input_ids": self._backend.encode(text, **options).ids}
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked for by copy and pickle, and of an object without a folder as well
+        if name.startswith("__"):  # copy and pickle look these up, even before a folder is set
             raise AttributeError(name)
         return getattr(self.transformers, name)
 
     @cached_property
     def transformers(self) -> PreTrainedTokenizerBase:
-        """The same tokenizer as transformers makes it."""
+        """The same tokenizer loaded by transformers."""
         return load_tokenizer(self._folder)
 
     @property
     def bos_token_id(self) -> int | None:
-        """Id of the token that begins a text; None where there is none."""
+        """Id of the token that begins a text; None if there is none."""
         return None if self.bos_token is None else self._backend.token_to_id(self.bos_token)
 
     @property
     def eos_token_id(self) -> int | None:
-        """Id of the token that ends an answer; None where there is none."""
+        """Id of the token that ends an answer; None if there is none."""
         return None if self.eos_token is None else self._backend.token_to_id(self.eos_token)
 
     @property
     def all_special_ids(self) -> list[int | None]:
-        """Ids of tokens that are no text."""
+        """Ids of tokens that are not text."""
         return [self._backend.token_to_id(token) for token in self.all_special_tokens]
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:
-        """Tokens beside the merged ones, by id."""
+        """Tokens besides the merged ones, by id."""
         return self._backend.get_added_tokens_decoder()
 
     def get_vocab(self) -> dict[str, int]:
@@ -75,11 +75,11 @@ class BareTokenizer:
         return self._backend.get_vocab()
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[Any]:
-        """The names of ids."""
+        """The tokens of ids."""
         return [self._backend.id_to_token(id_) for id_ in ids]
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of ids, special tokens included unless they are to be skipped."""
+        """The text of ids, including special tokens unless they are skipped."""
         return self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
     def apply_chat_template(

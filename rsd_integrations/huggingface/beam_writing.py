@@ -1,4 +1,4 @@
-"""A step by dynamic-width speculative beam decoding: the forest of drafts as rows of the two models' batches."""
+"""Writes a step by dynamic-width speculative beam decoding: the forest of drafts as rows of the two models' batches."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from rsd_integrations.speculation.beam_sampling import Beam, BeamSampling, Text
 
 
 class NextTokens:
-    """What a model gives after each of several texts that follow a path.
+    """A model's next-token distributions after each of several texts that follow a path.
 
-    Texts are rows of one call. What is settled of them is computed once and kept; what they share beyond that is
+    Texts are rows of one call. Their settled prefix is computed once and cached; anything they share beyond it is
     computed for each.
     """
 
@@ -37,12 +37,12 @@ class NextTokens:
         self._settled = 0
 
     def settle(self, text: Text) -> None:
-        """All texts begin with this one from now on."""
+        """Declare that all texts begin with this one from now on."""
         self._prefix += text[self._settled :]
         self._settled = len(text)
 
     async def __call__(self, texts: Sequence[Text]) -> Tensor:
-        """The distributions [texts, vocabulary] of the next token, after temperature; at 0 the likeliest has all."""
+        """Next-token distributions [texts, vocabulary], after temperature; at 0 all mass is on the likeliest token."""
         texts = [text[self._settled :] for text in texts]
         longer = {text[:end] for text in texts for end in range(len(text))}
         leaves = [text for text in texts if text not in longer]
@@ -73,16 +73,16 @@ def _distributions(logits: Tensor, temperature: float) -> Tensor:
 
 
 class Beams:
-    """A step while it is decoded as several beams.
+    """A step being decoded as several beams.
 
     Args:
-        target: Whose beams they are.
-        drafter: Who drafts them; of the target's vocabulary.
-        path: What the step follows.
-        prefix: Ids of the path, as the target reads them.
+        target: The model whose beams these are.
+        drafter: The model that drafts them, with the target's vocabulary.
+        path: The path that the step follows.
+        prefix: Ids of the path, in the target's encoding.
         request: Seed and sampling.
-        max_tokens: Most tokens of the step, within both models' contexts.
-        end: What ends it.
+        max_tokens: Maximum tokens of the step, within both models' contexts.
+        end: The condition that ends it.
         how: Numbers of beams, drafts and levels.
     """
 
@@ -105,10 +105,10 @@ class Beams:
         self._proposed = 0
 
     async def write(self) -> Generation:
-        """The step: of the beams that have ended, or reached the cap, the likeliest by its tokens' mean.
+        """The step: among beams that ended or reached the cap, the one with the highest mean log-probability.
 
         Raises:
-            Interrupted: The caller was cancelled after some work, told for each of the two models in `parts`.
+            Interrupted: The caller was cancelled after some work, reported per model in `parts`.
         """
         live, ended = [Beam()], list[Beam]()
         try:
@@ -131,7 +131,7 @@ class Beams:
         asking = self._how.round(
             live, self._ends, self._request.seeds[0], top_p=sampling.top_p, top_k=sampling.top_k, room=room
         )
-        answer: Any = None  # as a generator wants it to begin
+        answer: Any = None  # a generator is started with None
         while True:
             try:
                 question = asking.send(answer)
@@ -150,7 +150,7 @@ class Beams:
             model.settle(first[: shared(first, last)])
 
     def _ends(self, text: Text) -> bool:
-        """Whether a text ends the step, at its last token at the latest."""
+        """Whether the step has ended by the last token of a text."""
         return self._open(text).ending != "length"
 
     def _open(self, text: Text) -> OpenStep:
@@ -160,12 +160,12 @@ class Beams:
         return step
 
     def _step(self, beam: Beam) -> Step:
-        """A beam as a step; its log-probabilities are left out, for only their sum is known."""
+        """A beam as a step, without log-probabilities, since only their sum is known."""
         step = self._open(beam.text)
         return self._end.vocabulary.as_step(step.tokens, step.ending, step.size, (), self._end.before)
 
     def _usage(self, chosen: Text) -> Usage:
-        """The work of both; drafts that are no part of the chosen text were written, and read, in vain."""
+        """The work of both models; drafts that are not part of the chosen text count as discarded by both."""
         kept = sum(chosen[:end] in self._drafted for end in range(1, len(chosen) + 1))
         rejected = self._proposed - kept
         own = replace(self._target.usage, prefix=self._prefix, scored=0, generated=len(chosen), discarded=rejected)

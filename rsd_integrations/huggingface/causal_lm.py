@@ -1,4 +1,4 @@
-"""A causal language model of transformers with its tokenizer, as the engine takes it."""
+"""A causal language model of transformers with its tokenizer, prepared for the engine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class CausalLM(LanguageModel):
-    """A causal language model that torch runs."""
+    """A causal language model run by torch."""
 
     runner: TorchRunner
 
     @property
     def model(self) -> PreTrainedModel:
-        """The model of transformers; made when it is first asked for, where its weights were read without."""
+        """The model of transformers; created on first access if its weights were read without that library."""
         return loading.of_transformers(self.runner.model)
 
 
@@ -41,12 +41,12 @@ def parts_of(
     Args:
         model: The model, on its device and in its dtype.
         tokenizer: Its tokenizer.
-        name: Shown to people.
-        cache_bytes: For keys and values; by default an eighth of the device's memory.
-        template: Arguments of its chat template, such as `enable_thinking`.
+        name: Display name.
+        cache_bytes: Memory for keys and values; by default an eighth of the device's memory.
+        template: Chat template arguments, such as `enable_thinking`.
 
     Raises:
-        ConfigurationError: The model cannot run in batches in process, or its chat template uses no such argument.
+        ConfigurationError: The model cannot run in batches in process, or its chat template does not use an argument.
     """
     vocabulary = Vocabulary(tokenizer, model.config.vocab_size, template)
     flops = loading.flops_of(model)
@@ -55,7 +55,7 @@ def parts_of(
 
 
 def _eos_ids(model: PreTrainedModel | BareModel, tokenizer: PreTrainedTokenizerBase | BareTokenizer) -> frozenset[int]:
-    """Those of the generation defaults, the configuration and the tokenizer."""
+    """End-of-sequence ids of the generation defaults, the configuration and the tokenizer."""
     ids: set[int] = set()
     for value in (
         None if model.generation_config is None else model.generation_config.eos_token_id,

@@ -1,4 +1,4 @@
-"""Whether a model can run in batches in process: what its layers want of attention, and whether results agree."""
+"""Checks that a model can run in batches in process: the attention its layers need, and whether results agree."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROBE_IDS = [0, 1, 2, 3]
-"""Ids that every vocabulary has."""
+"""Ids that exist in every vocabulary."""
 
 
 def plain_output(model: PreTrainedModel, **options: Any) -> Tensor:
-    """The output at the last of the probe's tokens by a plain pass of the model itself."""
+    """The output at the probe's last token in a plain forward pass of the model itself."""
     output: Any = model(input_ids=torch.tensor([PROBE_IDS], device=model.device), use_cache=False, **options)
     last: Tensor = output.logits[:, -1] if "logits" in output else output.last_hidden_state[:, -1]
     return last
 
 
 def close(output: Tensor, expected: Tensor) -> bool:
-    """Whether two results differ by rounding alone, of whatever dtype."""
+    """Whether two results, of any dtype, differ only by rounding."""
     output, expected = output.float(), expected.float()
     return torch.allclose(output, expected, rtol=0.05, atol=0.05 * float(expected.abs().max()))
 
 
 def survey_attention(model: PreTrainedModel) -> Survey:
-    """What each layer wants of attention.
+    """The attention options of each layer.
 
     Raises:
-        ValueError: Something else than attention, which could not be rolled back, or attention of a kind that is not
-            supported here.
+        ValueError: A layer has something other than attention, which could not be rolled back, or an unsupported kind
+            of attention.
     """
     survey = Survey()
     plain_output(model, batch=survey)
@@ -53,7 +53,7 @@ def survey_attention(model: PreTrainedModel) -> Survey:
 
 @contextmanager
 def explained(model: PreTrainedModel) -> Iterator[None]:
-    """Say what a model's failure in a first forward pass means."""
+    """Explain a model's failure in its first forward pass."""
     try:
         yield
     except (ValueError, TypeError, RuntimeError, AttributeError) as error:

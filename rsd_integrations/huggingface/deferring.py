@@ -1,10 +1,10 @@
-"""Forward passes that end where exits agree; the tokens of such a pass are deferred, and go deeper when they have to.
+"""Forward passes that end once exits agree; their tokens are deferred, and go deeper only when necessary.
 
-The layers run in segments, one up to each head and one to the end. What a step is not read deeper for stops there: its
-tokens have no keys and values in the layers above, and keep the state with which they would go on. When a later step of
-the same path goes deeper, its attention needs theirs, so they run the missing layers first, in the same pass. A prompt
-is deferred as well. Whether a step exits is decided by its own states, which depend on path and step alone, so a reward
-is what it would be had nothing been deferred.
+The layers run in segments, one up to each head and one to the end. Where a step exits, its tokens stop: they have no
+keys and values in the layers above, and keep the state from which they would continue. When a later step of the same
+path goes deeper, its attention needs theirs, so they run the missing layers first, in the same pass. Prompts are
+deferred too. Whether a step exits is decided by its own states, which depend only on path and step, so rewards are the
+same as without deferral.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FIRST = 1
-"""The first head at which a pass may end: it takes two in a row."""
+"""The first head at which a pass may end: two in a row must agree."""
 
 
 class DeferringCall(ScoreCall):
-    """Scores candidates, and knows how many layers that took."""
+    """Scores candidates and counts the layers run for them."""
 
     def __init__(
         self,
@@ -54,17 +54,17 @@ class DeferringCall(ScoreCall):
         model: Model,
         depth: int,
     ) -> None:
-        """See `ScoreCall`; also the model that is charged, and its layers."""
+        """See `ScoreCall`; also takes the model that is charged and its number of layers."""
         super().__init__(path, cache, prefix, prompt, layouts, rewards)
         self._model, self._depth = model, depth
         self.shared = len(prefix)
         """Tokens that the candidates have in common."""
         self.layers = 0
-        """Layers run, counted for each token."""
+        """Layers run, summed over tokens."""
 
     @property
     def usage(self) -> Usage:
-        """The tokens of the call, charged by the layers that they and deferred ones before them were run through."""
+        """The tokens of the call, charged by the layers run for them and for deferred tokens before them."""
         usage = super().usage
         if not usage.computed or self._model.flops_per_token is None:
             return usage
@@ -76,15 +76,15 @@ class DeferringCall(ScoreCall):
 
 @dataclass(slots=True)
 class _Read:
-    """A place of a score, on its way up the layers."""
+    """The position of a score, on its way up the layers."""
 
     row: _Deferred
     position: int
     odds: float = 0.0
-    """What the last head said of it, as log odds."""
+    """The last head's output, as log odds."""
     reward: float = 0.0
     layers: int = 0
-    """How many of them the reward took; 0 while there is none."""
+    """Layers run for the reward; 0 until there is one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,13 +95,13 @@ class _Deferred:
     call: DeferringCall
     sequence: SlotSequence
     end: int
-    """Tokens of the sequence, the new ones included."""
+    """Tokens of the sequence, including the new ones."""
     layers: int = 0
-    """Layers that its tokens were run through in this pass."""
+    """Layers run in this pass, summed over its tokens."""
 
 
 class DeferringRunner(TorchRunner):
-    """Runs the body of a reward model as deep as its exits want. What a pass gives is no state: see `_compute`."""
+    """Runs the body of a reward model as deep as its exits require; passes return rewards, not states."""
 
     def __init__(
         self,
@@ -112,15 +112,15 @@ class DeferringRunner(TorchRunner):
         threads: int,
         budget: float | None = None,
     ) -> None:
-        """Take over a body with its reward head and exits; other arguments and errors as for `TorchRunner`.
+        """Take over a body with its reward head and exits; otherwise like `TorchRunner`.
 
         Raises:
-            ConfigurationError: The model does not run fused, so that no pass of it can stop midway.
+            ConfigurationError: The model does not run fused, so its passes cannot stop midway.
         """
         super().__init__(model, threads=threads, budget=budget, deferring=True)
         if self.fused is None:
             raise ConfigurationError(
-                f"{type(model).__name__} runs by its own modules, which cannot stop midway; exits need a plain "
+                f"{type(model).__name__} runs its own modules, which cannot stop midway; exits need a plain "
                 "Llama, Mistral, Qwen2 or Qwen3 body. Leave exits out."
             )
         self.depth = self.fused.depth
@@ -128,25 +128,25 @@ class DeferringRunner(TorchRunner):
         self.head, self.exits = head, exits
         self._segments = list(pairwise((0, *exits.rule.layers, self.depth)))
         self._row_layers: dict[int, int] = {}
-        """Layers of the last pass, by the identity of its rows, which know their calls and are not kept."""
+        """Layers of the last pass, by the `id` of its rows, which refer to their calls and so are not kept."""
         self.tokens = self.layers = 0
-        """Tokens computed so far, and the layers that they were run through, summed over them."""
+        """Tokens computed so far, and layers run, summed over tokens."""
         self.read_at: Counter[int] = Counter()
-        """How many scores were read after so many layers."""
+        """Number of scores by the layers after which they were read."""
 
     @property
     def layers_share(self) -> float:
-        """Layers computed so far over those of full passes, in [0, 1]; 1 before the first pass."""
+        """Layers computed so far as a share of full passes, in [0, 1]; 1 before the first pass."""
         return self.layers / (self.tokens * self.depth) if self.tokens else 1.0
 
     def _work(self, scheduled: Sequence[ScheduledRow]) -> Sequence[float]:
         return [self._row_layers[id(part.row)] for part in scheduled]
 
     def _compute(self, scheduled: Sequence[ScheduledRow]) -> TorchOutput:
-        """One pass, as deep as each row needs.
+        """Run one pass, as deep as each row needs.
 
         Returns:
-            For each wanted position the reward and the layers that it took, [positions, 2], as hidden states.
+            The reward at each output position and the layers run for it, [positions, 2], in place of hidden states.
         """
         rows, reads = list[_Deferred](), list[_Read]()
         for row, cached, new, outputs in scheduled:
@@ -160,7 +160,7 @@ class DeferringRunner(TorchRunner):
             waiting = [read for read in reads if not read.layers]
             if index <= FIRST:  # no pass ends before
                 ends = {row: row.end for row in rows}
-            else:  # what the scores that wait depend on
+            else:  # the tokens that pending scores depend on
                 ends = {read.row: read.position + 1 for read in waiting}
                 self._run_shared(index, rows, waiting)
             self._run_segment(index, ends, waiting)
@@ -176,7 +176,7 @@ class DeferringRunner(TorchRunner):
         return TorchOutput(found, None)
 
     def _judge(self, index: int, reads: Sequence[_Read]) -> None:
-        """Read scores after a segment: the last one's are the full model's, others count where two heads agree."""
+        """Read scores after a segment: the last one's are the full model's, others count if two heads agree."""
         slots, positions = [_slot(read.row) for read in reads], [read.position for read in reads]
         states = self.store.states[0][slots, 0, positions]
         if index == len(self.exits.heads):
@@ -194,9 +194,9 @@ class DeferringRunner(TorchRunner):
             read.odds = said
 
     def _run_shared(self, index: int, rows: Sequence[_Deferred], reads: Sequence[_Read]) -> None:
-        """Run deferred tokens that candidates of one call have in common once, for all of them.
+        """Run deferred tokens shared by the candidates of one call once for all of them.
 
-        One of those that go deeper runs them, and all get a copy: whichever is chosen goes on from there.
+        One of the candidates that go deeper runs them, and all get a copy, since any of them may be chosen.
         """
         families = defaultdict[DeferringCall, list[_Deferred]](list)
         for row in rows:
@@ -207,23 +207,23 @@ class DeferringRunner(TorchRunner):
             own = [read for read in reads if read.row.call is call]
             if own and len(family) > 1:
                 leader = max([read.row for read in own], key=lambda row: row.sequence.done[index])
-                ends[leader] = call.shared  # which no score is read before
+                ends[leader] = call.shared  # no score is read before this
                 copies += [(leader, row) for row in family if row is not leader]
         self._run_segment(index, ends, ())
         begin, end = self._segments[index]
         tensors = [*self.store.keys[begin:end], *self.store.values[begin:end], *self.store.states]
         for leader, row in copies:
             done = row.sequence.done[index]
-            count = min(row.call.shared, row.sequence.done[index - 1])  # one that found no room is not there yet
+            count = min(row.call.shared, row.sequence.done[index - 1])  # fewer if the row had no room yet
             if done < count:
                 for tensor in tensors:
                     tensor[_slot(row), :, done:count] = tensor[_slot(leader), :, done:count]
                 row.sequence.done[index] = count
 
     def _run_segment(self, index: int, ends: Mapping[_Deferred, int], reads: Sequence[_Read]) -> None:
-        """Run a segment over the tokens of rows that have not run it, up to some place each, and store their states.
+        """Run a segment over each row's tokens that have not run it, up to the given end, and store their states.
 
-        After the last segment only those at the reads are stored, which alone are computed.
+        In the last segment, states are computed and stored only at the reads.
         """
         assert self.fused is not None
         (begin, end), kept = self._segments[index], self.store.states[0]
@@ -249,12 +249,12 @@ class DeferringRunner(TorchRunner):
 
 
 def rewards(candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
-    """Rewards of candidates, from what passes of a `DeferringRunner` gave."""
+    """Rewards of candidates, from the outputs of a `DeferringRunner`."""
     return [reward for output, _ in candidates for reward in output.hidden[:, 0].tolist()]
 
 
 def _chunks(spans: Iterable[tuple[_Deferred, int, int]]) -> Iterator[list[tuple[_Deferred, int, int]]]:
-    """Parts of rows, from one place to another, as batches of so many tokens as a pass may have, in batches' order."""
+    """Split spans of rows into batches of at most a pass's tokens, ordered as batches require."""
     chunk: list[tuple[_Deferred, int, int]] = []
     room = PREFILL_CHUNK
     for row, start, stop in spans:
@@ -271,7 +271,7 @@ def _chunks(spans: Iterable[tuple[_Deferred, int, int]]) -> Iterator[list[tuple[
 
 
 def _place(part: tuple[_Deferred, int, int]) -> tuple[bool, int]:
-    """Rows with one token first, by slot, as a batch wants them."""
+    """Sort key: rows with one token first, by slot, as batches require."""
     row, start, stop = part
     return stop - start > 1, _slot(row)
 

@@ -1,15 +1,16 @@
-"""Products in whole numbers of 8 bits: weights in one or two digits, activations in two, sums exact.
+"""Matrix products in 8-bit integers: weights in one or two digits, activations in two, sums exact.
 
 A CPU with VNNI or AMX multiplies 8-bit numbers faster than any others, and reads them in half the time of bf16. One
 digit is too coarse for activations, whose few large entries set the scale of a row: greedy tokens of SmolLM2 agree with
-fp32's in 87 % of places with one digit, and in 97 % with two, as in bf16. So each row is split into a coarse and a fine
-digit and multiplied as two. While few rows are decoded that costs nothing, since reading the weights takes the time. A
-matrix in two digits has 15 bits, more than bf16's 8, in the same memory, and gives fp32: so output heads are kept.
+fp32's at 87 % of positions with one digit, and at 97 % with two, as in bf16. So each row is split into a coarse and a
+fine digit and multiplied as two. For few rows, as in decoding, that is free, since reading the weights dominates. A
+matrix in two digits has 15 bits, more than bf16's 8, in the same memory, and its products are in fp32: output heads are
+stored this way.
 
-oneDNN adds up in int32, which is exact, and all that follows is done entry by entry. So what a row gives depends on no
-other row, to the bit. Of what torch 2.13 has, this is the fastest at every number of rows: `_int_mm` orders the weights
-anew at each call, weight-only kernels (`_weight_int8pack_mm`) take ten times as long at 32 rows, the dynamic layers of
-fbgemm have one scale for all rows, and torchao's have no kernels of their own on CPUs.
+oneDNN sums in int32, which is exact, and everything after that is elementwise. So results are batch-invariant. In torch
+2.13 this is the fastest option at every number of rows: `_int_mm` reorders the weights at each call, weight-only
+kernels (`_weight_int8pack_mm`) take ten times as long at 32 rows, fbgemm's dynamic layers have one scale for all rows,
+and torchao's have no CPU kernels.
 """
 
 from __future__ import annotations
@@ -27,26 +28,26 @@ from rsd_core import ConfigurationError
 ACTIVATION = 127
 """Largest digit of an activation."""
 ZERO = 128
-"""What is added to the digits of activations: x86-64 processors multiply unsigned numbers by signed ones. For two
-signed ones oneDNN 3.12 has only reference code on those with VNNI or AVX-512 but without AMX: a hundred times
-slower or worse."""
+"""Offset added to the digits of activations: x86-64 processors multiply unsigned by signed numbers. For two signed
+ones, oneDNN 3.12 has only reference code on processors with VNNI or AVX-512 but without AMX: a hundred times slower or
+worse."""
 CHUNK = 16384
-"""Rows of a weight matrix that are multiplied at once: what comes out of them is added up while it is in cache."""
-REFUSED = "a model in int8 runs in the engine alone, and not by transformers; load it with dtype=bfloat16 or float32"
-"""What is said of it where transformers is to run it."""
+"""Rows of a weight matrix that are multiplied at once, so that their products are summed while in cache."""
+REFUSED = "a model in int8 runs only in the engine and not in transformers; load it with dtype=bfloat16 or float32"
+"""The error message when transformers is to run such a model."""
 _BATCH_ROWS = 8
-"""Rows that oneDNN's layout is chosen for."""
+"""Rows for which oneDNN's layout is chosen."""
 
 
 class Digits(nn.Module):
-    """x · Wᵀ + b in fp32, of one layer or of several that read the same input: what they give lies side by side."""
+    """x · Wᵀ + b in fp32, of one layer or of several with the same input, whose outputs are concatenated."""
 
     def __init__(self, weights: Sequence[Tensor], scales: Sequence[Tensor], bias: Tensor | None) -> None:
-        """Take over digits of a matrix.
+        """Take over a matrix in digits.
 
         Args:
             weights: One or two digits [rows, width] in int8, the coarse one first.
-            scales: What a step of each is worth, for every row.
+            scales: The value of one unit of each digit, per row.
             bias: In fp32.
         """
         super().__init__()
@@ -62,28 +63,28 @@ class Digits(nn.Module):
 
     @classmethod
     def of(cls, weight: Tensor, count: int, bias: Tensor | None = None) -> Digits:
-        """A matrix in so many digits, 1 or 2."""
+        """A matrix in 1 or 2 digits."""
         return cls(*split_weight(weight, count), None if bias is None else bias.detach().float())
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"chunks": [chunk.to_dense().t() for chunk in self.chunks]}  # oneDNN's layout is no data
+        return vars(self) | {"chunks": [chunk.to_dense().t() for chunk in self.chunks]}  # its layout is opaque
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, chunks=[_packed(chunk.contiguous()) for chunk in state["chunks"]])
 
     def forward(self, x: Tensor) -> Tensor:
-        """For every row of x."""
+        """Apply to every row of x."""
         product, scale = self._product(x)
         bias = self.bias
         return product.mul_(scale) if bias is None else torch.addcmul(bias, product, scale)
 
     def onto(self, sum_: Tensor, x: Tensor) -> Tensor:
-        """What it gives, added to something in fp32; for layers without bias."""
+        """The output added to an fp32 tensor; for layers without bias."""
         product, scale = self._product(x)
         return torch.addcmul(sum_, product, scale)
 
     def _product(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The product, but for the scale of each row of x."""
+        """The unscaled product, and the scale of each row of x."""
         rows = x.shape[0]
         scale = x.abs().amax(-1, keepdim=True).float().clamp_min_(1e-30)
         steps = x * (self.largest / scale)
@@ -103,7 +104,7 @@ class Digits(nn.Module):
         return out, scale
 
     def _sum(self, digits: Tensor, chunk: int) -> Tensor:
-        """What a chunk gives for the coarse digits of all rows, and for the fine ones after them, as one."""
+        """The combined products of a chunk with the digits of all rows, coarse ones first, then fine ones."""
         scales, rows = self.scales[chunk], digits.shape[0] // 2
         zeros = self.zeros[: scales.shape[0]]
         both = torch.ops.onednn.qlinear_pointwise(
@@ -119,12 +120,12 @@ def _packed(weight: Tensor) -> Tensor:
 
 
 def split_weight(weight: Tensor, count: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Digits of a weight matrix, and what a step of each is worth for every row."""
+    """The digits of a weight matrix, and the value of one unit of each, per row."""
     weight = weight.detach()
     scale = weight.abs().amax(1).float().clamp_min(1e-30) / largest_weight()
     digits, scales = [], []
     for part, step in zip(torch.split(weight, CHUNK), torch.split(scale, CHUNK), strict=True):
-        steps = part / step[:, None]  # in fp32, whatever the weights are in
+        steps = part / step[:, None]  # in fp32, whatever the weights' dtype
         coarse = steps.round()
         some = [coarse] if count == 1 else [coarse, (steps - coarse).mul_(2 * largest_weight()).round_()]
         digits.append([one.to(torch.int8) for one in some])
@@ -136,11 +137,11 @@ def split_weight(weight: Tensor, count: int) -> tuple[list[Tensor], list[Tensor]
 def largest_weight() -> int:
     """Largest digit of a weight.
 
-    Without VNNI, processors add two products in 16 bits and saturate; then weights have 7 bits, with which no sum of
-    two can be too large. Told by trying the largest numbers.
+    Without VNNI, processors add two products in 16 bits and saturate; weights then have 7 bits, so that no sum of two
+    can overflow. Determined by trying the largest numbers.
 
     Raises:
-        ConfigurationError: This build of torch has no oneDNN, or its products of whole numbers are not exact here.
+        ConfigurationError: This build of torch has no oneDNN, or its integer products are not exact on this processor.
     """
     for largest in (127, 63):
         weight = torch.full((16, 64), largest, dtype=torch.int8)
@@ -164,7 +165,7 @@ def largest_weight() -> int:
 
 @cache
 def available() -> bool:
-    """Whether this build and this CPU have them."""
+    """Whether this build and this CPU have such products."""
     try:
         return largest_weight() > 0
     except ConfigurationError:
@@ -172,18 +173,18 @@ def available() -> bool:
 
 
 class Int8Linear(nn.Module):
-    """A linear layer of a model, its weights in int8."""
+    """A linear layer with weights in int8."""
 
     def __init__(self, layer: Any) -> None:
         """Take over the weight and bias of a layer on a CPU."""
         super().__init__()
         self.product: Digits | None = Digits.of(layer.weight, 1, layer.bias)
-        # Without numbers: what the model is counted by.
+        # Without data: only for counting the model's weights.
         self.weight = nn.Parameter(torch.empty(layer.weight.shape, dtype=torch.int8, device="meta"), False)
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """For every row of x, in its dtype."""
+        """Apply to every row of x, in the dtype of x."""
         out: Tensor = self.held()(x.reshape(-1, x.shape[-1])).to(x.dtype)
         return out.view(*x.shape[:-1], -1)
 
@@ -191,7 +192,7 @@ class Int8Linear(nn.Module):
         """Its weights.
 
         Raises:
-            ConfigurationError: They have gone to the fused pass.
+            ConfigurationError: The fused pass has taken them over.
         """
         if self.product is None:
             raise ConfigurationError(REFUSED)
@@ -199,14 +200,14 @@ class Int8Linear(nn.Module):
 
 
 def check_layers(body: nn.Module, model: str) -> None:
-    """Refuse a model whose layers are not mostly linear ones, such as a mixture of experts.
+    """Refuse a model whose layers are not mostly linear, such as a mixture of experts.
 
     Args:
-        body: Its modules, with or without numbers.
+        body: Its modules, with or without data.
         model: Its name, for messages.
 
     Raises:
-        ConfigurationError: More than a tenth of the weights of its layers would stay in more bits.
+        ConfigurationError: More than a tenth of its layers' weights would not be in int8.
     """
     sizes: Counter[type[nn.Module]] = Counter()
     for module in body.modules():
@@ -216,13 +217,13 @@ def check_layers(body: nn.Module, model: str) -> None:
     if left > total / 10:
         kind, _ = sizes.most_common(1)[0]
         raise ConfigurationError(
-            f"{model}: dtype int8 is for linear layers, and {left / total:.0%} of the weights of its layers are in "
-            f"others, {kind.__name__} first, which would stay in more bits; choose bfloat16, or a GGUF file (gguf:)"
+            f"{model}: dtype int8 is for linear layers, but {left / total:.0%} of its layers' weights are in "
+            f"others, {kind.__name__} first, which would not be in int8; choose bfloat16, or a GGUF file (gguf:)"
         )
 
 
 def quantise(body: nn.Module) -> None:
-    """Put the linear layers of a model's body on a CPU into int8, each in place, so that none is held twice."""
+    """Convert the linear layers of a model's body on a CPU to int8, each in place, so that none is in memory twice."""
     for module in list(body.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
@@ -230,7 +231,7 @@ def quantise(body: nn.Module) -> None:
 
 
 def fused(layers: Sequence[Int8Linear]) -> Digits:
-    """Layers that read the same input as one."""
+    """Fuse layers that read the same input."""
     if len(layers) == 1:
         return layers[0].held()
     products = [layer.held() for layer in layers]
@@ -241,12 +242,12 @@ def fused(layers: Sequence[Int8Linear]) -> Digits:
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Whether layers of a model are in int8."""
+    """Whether a model has layers in int8."""
     return any(isinstance(module, Int8Linear) for module in model.modules())
 
 
 def release(model: nn.Module) -> bool:
-    """Leave the weights to the fused pass; whether there are any."""
+    """Leave the int8 weights to the fused pass; returns whether there are any."""
     layers = [module for module in model.modules() if isinstance(module, Int8Linear)]
     for layer in layers:
         layer.product = None

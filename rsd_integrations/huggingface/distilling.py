@@ -1,8 +1,8 @@
-"""Distilling exits: small heads learn, at middle layers, what a reward model says after its last one.
+"""Distils exits: small heads at middle layers learn the rewards that a reward model gives after its last layer.
 
-The reward model reads given solutions once, in full; what its middle layers gave at the places of scores is kept, with
-the rewards. Heads are trained on three quarters of the solutions by the cross-entropy of the rewards. On the others the
-smallest margin is chosen whose verdicts agree with the full model's often enough.
+The reward model reads the given solutions once, in full; its middle layers' states at the positions of scores are kept,
+with the rewards. Heads are trained on three quarters of the solutions with the cross-entropy of the rewards. On the
+others, the smallest margin is chosen whose verdicts agree with the full model's often enough.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 INNER = 128
 """Width of a head's inner layer."""
 EPOCHS, ROWS, RATE, DECAY = 30, 256, 2e-3, 3e-2
-"""Of the training of a head: passes over the rewards, rewards per step, and the rates of AdamW."""
+"""Training of a head: passes over the rewards, rewards per step, and AdamW's learning rate and weight decay."""
 HELD_OUT = 4
-"""One solution in so many is held out, to choose the margin by."""
+"""One solution in this many is held out, for choosing the margin."""
 LEAST = 400
-"""Steps below which heads learn next to nothing."""
+"""Minimum number of steps; with fewer, heads learn next to nothing."""
 MARGINS = [i / 20 for i in range(161)]
-"""In log odds, that are tried."""
+"""Margins to try, in log odds."""
 CERTAINTY = 1.645
-"""Standard errors by which the agreement that is seen has to be above what is asked for: 19 times in 20."""
+"""Standard errors by which the observed agreement must exceed the required one: 19 times in 20."""
 
 Solution = Sequence[tuple[Path, Step]]
 """The steps of a solution in order, each with its path."""
@@ -45,7 +45,7 @@ Solution = Sequence[tuple[Path, Step]]
 
 @dataclass(slots=True)
 class Readings:
-    """What a reward model gave for the steps of solutions."""
+    """A reward model's states and rewards for the steps of solutions."""
 
     states: list[Tensor]
     """Of each head, [steps, width], normalised."""
@@ -54,28 +54,28 @@ class Readings:
     sizes: Tensor
     """Tokens of each step; the first of a solution has those of the prompt too."""
     solution: Tensor
-    """Which solution each step is of, ascending."""
+    """Index of each step's solution, ascending."""
 
     def of(self, chosen: Tensor) -> Readings:
-        """Some of the steps, by a mask."""
+        """The steps selected by a mask."""
         states = [of_head[chosen] for of_head in self.states]
         return Readings(states, self.rewards[chosen], self.sizes[chosen], self.solution[chosen])
 
 
 class _Recorder(Exits):
-    """Exits where no pass ends: they keep the states that their heads would read."""
+    """Exits that never end a pass: they record the states that their heads would read."""
 
     def __init__(self, rule: ExitRule) -> None:
         super().__init__(rule, [nn.Identity() for _ in rule.layers])
         self.seen: list[Tensor] = []
 
-    def log_odds(self, index: int, states: Tensor) -> Tensor:  # noqa: ARG002 - a part of the signature
+    def log_odds(self, index: int, states: Tensor) -> Tensor:  # noqa: ARG002 - part of the signature
         self.seen.append(normalised(states).cpu())
         return states.new_zeros(len(states), dtype=torch.float32)
 
 
 def default_layers(depth: int) -> tuple[int, ...]:
-    """Where heads sit: between all layers of small models, otherwise at eighths of the depth, from a quarter on."""
+    """Default layers of heads: between all layers of small models, otherwise at eighths of the depth from 2/8 on."""
     if depth <= 8:
         return tuple(range(1, depth))
     return tuple(sorted({round(depth * eighth / 8) for eighth in range(2, 8)}))
@@ -84,26 +84,26 @@ def default_layers(depth: int) -> tuple[int, ...]:
 def check_request(
     threshold: float, agreement: float, layers: Sequence[int] | None = None, depth: int | None = None
 ) -> None:
-    """Refuse arguments of `distil` that are out of their ranges, before any model is loaded.
+    """Refuse arguments of `distil` that are out of range, before any model is loaded.
 
     Args:
         threshold: As of `distil`.
         agreement: As of `distil`.
         layers: As of `distil`.
-        depth: How many layers the reward model has, where that is known.
+        depth: Number of layers of the reward model, if known.
 
     Raises:
-        ConfigurationError: An argument is out of its range.
+        ConfigurationError: An argument is out of range.
     """
     if not 0 < agreement < 1:
-        raise ConfigurationError(f"agreement is a share in (0, 1) (got {agreement})")
+        raise ConfigurationError(f"agreement must be in (0, 1) (got {agreement})")
     ExitRule((1, 2) if layers is None else tuple(layers), threshold, inf)
     if layers is not None and depth is not None and layers[-1] >= depth:
-        raise ConfigurationError(f"exits lie below the last of {depth} layers (got {list(layers)})")
+        raise ConfigurationError(f"exits must be below the last of {depth} layers (got {list(layers)})")
 
 
 def least_steps(agreement: float) -> int:
-    """How many steps it takes to train exits, and to show so much agreement if all held-out verdicts agree."""
+    """Minimum number of steps to train exits and to show this agreement if all held-out verdicts agree."""
     return max(LEAST, ceil(HELD_OUT * CERTAINTY**2 * agreement / (1 - agreement)))
 
 
@@ -122,26 +122,26 @@ def distil(
 
     Args:
         model: Hub id or folder.
-        solutions: What it reads: like what it will judge, some thousand steps, a good part of them wrong.
-        threshold: The reward in (0, 1) about which the verdict counts: that of the policy (`BinaryStep.delta`).
-        agreement: The least share of steps, in (0, 1), whose verdict has to be the full model's, 19 times in 20.
-        layers: How many layers lie below each head, ascending; by default see `default_layers`.
-        seed: Of the heads' first weights and of the order of training.
-        told: Called with a line of progress now and then.
+        solutions: Solutions like those it will judge: a few thousand steps, many of them wrong.
+        threshold: The reward in (0, 1) that separates verdicts: the policy's (`BinaryStep.delta`).
+        agreement: Minimum share of steps, in (0, 1), whose verdict must be the full model's, 19 times in 20.
+        layers: Number of layers below each head, ascending; by default `default_layers`.
+        seed: Seed of the heads' initial weights and of the order of training.
+        told: Called with occasional progress messages.
         options: As for `load_verifier`.
 
     Returns:
-        The exits, with what was seen of them on held-out solutions in their rule.
+        The exits, whose rule includes the results on held-out solutions.
 
     Raises:
-        ConfigurationError: As of `load_verifier`; too few steps; an argument out of its range; or no margin reaches
-            the agreement at fewer layers than all.
+        ConfigurationError: As for `load_verifier`; too few steps; an argument out of range; or no margin reaches the
+            agreement with fewer than all layers.
     """
     check_request(threshold, agreement, layers)
     if (count := sum(map(len, solutions))) < (least := least_steps(agreement)):
         raise ConfigurationError(
-            f"{count} steps are too few to train exits and to show {agreement:.2%} agreement; give at least {least}, "
-            "better some thousand"
+            f"{count} steps are too few to train exits and show {agreement:.2%} agreement; give at least {least}, "
+            "better a few thousand"
         )
     recorder: list[_Recorder] = []
 
@@ -161,7 +161,7 @@ def distil(
 
 
 def learned(rule: ExitRule, readings: Readings, depth: int, *, agreement: float, seed: int) -> Exits:
-    """Exits from what a reward model of so many layers gave; other arguments and errors as for `distil`."""
+    """Exits from the readings of a reward model with `depth` layers; otherwise like `distil`."""
     held_out = readings.solution % HELD_OUT == 0
     known, fresh = readings.of(~held_out), readings.of(held_out)
     exits = Exits(rule, [_trained(states, known.rewards, seed) for states in known.states]).eval()
@@ -172,14 +172,14 @@ def learned(rule: ExitRule, readings: Readings, depth: int, *, agreement: float,
     if exits.rule.share >= 1 or _at_least(exits.rule.agreement, exits.rule.steps) < agreement:
         raise ConfigurationError(
             f"no margin lets the model exit early with {agreement:.2%} agreement, shown on {exits.rule.steps} held-out "
-            f"steps (the last one tried: {exits.rule.agreement:.2%}); give more solutions, or ask for less"
+            f"steps (the last one tried: {exits.rule.agreement:.2%}); give more solutions, or lower the agreement"
         )
     return exits
 
 
 @torch.inference_mode()
 def measured(exits: Exits, rule: ExitRule, readings: Readings, depth: int) -> ExitRule:
-    """The rule, with what comes of it on some readings, as one reads their solutions from the beginning."""
+    """The rule with its results on some readings, whose solutions are read from the beginning."""
     exits.rule = rule
     odds = [exits.heads[index](states)[:, 0] for index, states in enumerate(readings.states)]
     layers, rewards = torch.full_like(readings.sizes, depth), readings.rewards.clone()
@@ -187,7 +187,7 @@ def measured(exits: Exits, rule: ExitRule, readings: Readings, depth: int) -> Ex
         over = exits.agree(before, now) & (layers == depth)
         layers[over], rewards[over] = rule.layers[index], now[over].sigmoid()
     full, early = readings.rewards >= rule.threshold, rewards >= rule.threshold
-    # Each token ends up as deep as the deepest step from its own on.
+    # Each token finally runs as deep as the deepest of its own and later steps.
     deepest = layers.clone()
     for i in range(len(deepest) - 2, -1, -1):
         if readings.solution[i] == readings.solution[i + 1]:
@@ -201,7 +201,7 @@ def measured(exits: Exits, rule: ExitRule, readings: Readings, depth: int) -> Ex
 def _read(
     verifier: HuggingFaceVerifier, recorder: _Recorder, solutions: Sequence[Solution], told: Callable[[str], None]
 ) -> Readings:
-    """Let the reward model read solutions step by step, each token once."""
+    """Have the reward model read solutions step by step, each token once."""
     states: list[list[Tensor]] = [[] for _ in recorder.rule.layers]
     rewards, sizes, of_solution = [], [], []
     for number, solution in enumerate(solutions):
@@ -219,8 +219,8 @@ def _read(
 
 
 def _trained(states: Tensor, rewards: Tensor, seed: int) -> nn.Module:
-    """A head that gives the log odds of rewards, by cross-entropy."""
-    # Over states of mean 0 and deviation 1, which then goes into the first layer's weights.
+    """Train a head to output the log odds of rewards, with cross-entropy."""
+    # Trained on standardised states; the standardisation is then folded into the first layer.
     mean, deviation = states.mean(0), states.std(0) + 1e-3
     inputs = (states - mean) / deviation
     with torch.random.fork_rng():
@@ -248,6 +248,6 @@ def _shuffled(count: int, batches: int) -> Iterator[Tensor]:
 
 
 def _at_least(share: float, count: int) -> float:
-    """The lower bound of Wilson's interval of a share that was seen so often."""
+    """The lower bound of Wilson's interval of a share observed `count` times."""
     z2 = CERTAINTY**2 / count
     return (share + z2 / 2 - CERTAINTY * sqrt((share * (1 - share) + z2 / 4) / count)) / (1 + z2)

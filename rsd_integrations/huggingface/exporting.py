@@ -1,4 +1,4 @@
-"""Reward models in a layout that vLLM serves by itself, whatever class they were published with."""
+"""Exports reward models in a layout that vLLM serves natively, whatever class they were published with."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from rsd_integrations.prm_formats import CONFIG_KEY, Head, find_format, fits
 
 COPIED_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 CLASSES = {1: "Qwen2ForRewardModel", 2: "Qwen2ForProcessRewardModel"}
-"""vLLM's classes by the outputs of their head: a linear layer as wide as the model, ReLU, and another one."""
+"""vLLM's classes by the number of outputs of their head: a linear layer as wide as the model, ReLU, and another one."""
 
 
 def export(model: str, out: Path, *, format: str | None = None) -> Path:
-    """Write a reward model in the layout of Qwen2.5-Math-RM or -PRM, with exactly its own scores.
+    """Write a reward model in the layout of Qwen2.5-Math-RM or -PRM, with exactly the same scores.
 
-    A head of one linear layer becomes one of two: x = relu(x) - relu(-x), so w·h + b takes two rows of the first layer
-    and is put together by the second one. Weights of the body are linked where the file system allows it.
+    A head of one linear layer becomes one of two: x = relu(x) - relu(-x), so w·h + b takes two rows of the first layer,
+    which the second combines. The body's weights are hard-linked if the file system allows it.
 
     Args:
         model: Hub id or folder of a Qwen2 reward model with a linear head, such as Skywork's and TRL's.
-        out: Folder of the new checkpoint; must not hold one.
-        format: Its format, where its weights and its name do not tell.
+        out: Folder of the new checkpoint; must not hold one already.
+        format: Its format, if its weights and its name do not show it.
 
     Raises:
-        ConfigurationError: The model is no Qwen2, or its head has another shape.
+        ConfigurationError: The model is not a Qwen2, or its head has another shape.
     """
     if (out / "config.json").exists():
         raise ConfigurationError(f"{out} already contains a checkpoint; choose another folder")
@@ -44,8 +44,8 @@ def export(model: str, out: Path, *, format: str | None = None) -> Path:
     head = next((head for head in form.heads if isinstance(head, Head) and fits(head, weights.shapes)), None)
     if raw.get("model_type") not in ("qwen2", "qwen2_rm") or head is None or head.ensemble or head.file:
         raise ConfigurationError(
-            f"{model} ({raw.get('model_type')}, format {form.name}) cannot be put in a layout that vLLM serves: that "
-            "takes a Qwen2 body and a reward head of linear layers in its weights. Use it in process, as prm:…"
+            f"{model} ({raw.get('model_type')}, format {form.name}) cannot be exported to a layout that vLLM serves: "
+            "that needs a Qwen2 body and a reward head of linear layers in its weights. Use it in process, as prm:…"
         )
     owned = {f"{layer}.{part}" for layer in head.layers for part in ("weight", "bias")}
     out.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def export(model: str, out: Path, *, format: str | None = None) -> Path:
 
 
 def _without(file: Path, owned: set[str], out: Path) -> list[str]:
-    """Put a shard into the folder without some of its tensors; the names of the others."""
+    """Put a shard into the folder without some of its tensors; returns the names of the others."""
     with safe_open(file, framework="pt") as opened:
         names = sorted(opened.keys())
         others = [name for name in names if name not in owned]

@@ -1,6 +1,6 @@
-"""GGUF files as ordinary checkpoints: weights in full numbers, configuration, tokenizer, chat template.
+"""Converts GGUF files to ordinary checkpoints: unquantised weights, configuration, tokenizer, chat template.
 
-transformers reads some GGUF files, and refuses to save what it has read.
+transformers reads some GGUF files, but refuses to save them.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ TOKENIZER = "tokenizer.ggml."
 
 
 class File:
-    """A GGUF file, or the files that one was split into: settings, and tensors that are read when they are asked for.
+    """A GGUF file, or the files that one was split into: settings, and tensors that are read on demand.
 
     Args:
-        path: The file; the first one of several.
+        path: The file; the first of several.
 
     Raises:
-        ConfigurationError: It is no whole GGUF file.
+        ConfigurationError: It is not a complete GGUF file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,12 +51,12 @@ class File:
         self.shapes = {name: tensor.shape[::-1] for name, tensor in self._tensors.items()}
 
     def under(self, prefix: str) -> dict[str, Any]:
-        """Settings that begin with a prefix, without it."""
+        """Settings that begin with a prefix, which is removed from their names."""
         named = {key.removeprefix(prefix): key for key in self.header.metadata if key.startswith(prefix)}
         return {name: self.setting(key) for name, key in named.items()}
 
     def setting(self, key: str) -> Any:
-        """A setting by its whole name; None where the file has none of it."""
+        """A setting by its full name; None if the file lacks it."""
         value = self.header.metadata.get(key)
         return value.read() if isinstance(value, Array) else value
 
@@ -64,7 +64,7 @@ class File:
         """A tensor in fp32.
 
         Raises:
-            ConfigurationError: Its quantisation is not known, or it holds something that is no number.
+            ConfigurationError: Its quantisation is unknown, or it is not finite.
         """
         gguf = architectures.library()
         stored = self._tensors[name]
@@ -74,7 +74,7 @@ class File:
             numbers = gguf.dequantize(np.memmap(stored.file, np.uint8, "r", stored.start, rows), kind)
         except (NotImplementedError, KeyError) as error:
             raise ConfigurationError(
-                f"{self.name}: {name} is of the type {stored.type}, which the package gguf does not read"
+                f"{self.name}: {name} has the type {stored.type}, which the package gguf does not read"
             ) from error
         full = torch.from_numpy(np.array(numbers, dtype=np.float32))
         if not torch.isfinite(full).all():
@@ -83,23 +83,23 @@ class File:
 
     @property
     def full(self) -> bool:
-        """Whether its matrices are in single precision."""
+        """Whether all tensors are in single precision."""
         return self.header.types.keys() == {"F32"}
 
 
 def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
-    """Write a GGUF file as a checkpoint that transformers, vLLM and this project's `hf:` read.
+    """Convert a GGUF file to a checkpoint for transformers, vLLM and this project's `hf:`.
 
     Args:
-        file: The file; the first one of a model in several.
-        out: Folder of the checkpoint, new or empty. It is there as a whole or not at all.
-        dtype: float32, which keeps every number of the file, or bfloat16. By default float32 where the file has that,
-            else bfloat16: what checkpoints are published in, and half the size. It rounds numbers by up to 1 in 512;
-            for Q8_0 that is up to a quarter of the steps between them, for types of fewer bits next to nothing.
+        file: The file; the first one if the model is split.
+        out: Folder of the checkpoint, new or empty. It is written completely or not at all.
+        dtype: float32, which keeps every number of the file, or bfloat16. By default float32 if the file is in it, else
+            bfloat16: the usual dtype of checkpoints, and half the size. It rounds numbers by up to 1 in 512: for Q8_0
+            up to a quarter of a quantisation step, for types of fewer bits next to nothing.
 
     Raises:
-        ConfigurationError: An architecture, a tokenizer or a quantisation that is not known, or a broken file.
-        MissingDependency: `gguf` is not installed, or no llama.cpp to compare the tokenizer with.
+        ConfigurationError: The architecture, tokenizer or quantisation is unknown, or the file is broken.
+        MissingDependency: `gguf` is not installed, or llama.cpp, with which the tokenizer is compared.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigurationError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
@@ -113,9 +113,9 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
     strange = source.shapes.keys() - names.keys() - {architectures.FREQUENCIES}
     lost = {named for named, (_, shape) in names.items() if source.shapes.get(named) != shape}
     if strange or lost:
-        problem = f"lacks {min(lost)}, or has it in another shape" if lost else f"has a tensor {min(strange)} too many"
+        problem = f"lacks {min(lost)}, or has it in another shape" if lost else f"has an unknown tensor {min(strange)}"
         raise ConfigurationError(
-            f"{source.name} is no whole model of the architecture {architecture.name}: it {problem}"
+            f"{source.name} is not a complete model of the architecture {architecture.name}: it {problem}"
         )
     tokenizer = _tokenizer(source)
     kind = DTYPES[dtype or ("float32" if source.full else "bfloat16")]
@@ -129,7 +129,7 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
     with new_folder(out) as fresh:
         tokenizer.save_pretrained(fresh)
         _save_config(config, kind, tokenizer, ends, fresh)
-        # transformers has tokenizers of its own for some types of models, whatever the folder holds.
+        # For some model types transformers uses its own tokenizer, whatever the folder holds.
         check_vocabulary(other, load_tokenizer(fresh), set(ends), source.name)
         _save(fresh / "model.safetensors", {name: shape for name, (_, shape) in tensors.items()}, kind, read)
     return out
@@ -138,7 +138,7 @@ def export(file: Path, out: Path, *, dtype: str | None = None) -> Path:
 def _save_config(
     config: PretrainedConfig, dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast, ends: list[int], folder: Path
 ) -> None:
-    """The configuration, and what generation asks for."""
+    """Write the configuration and the generation defaults."""
     from transformers import GenerationConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -169,9 +169,9 @@ def _tokenizer(source: File) -> PreTrainedTokenizerFast:
         backend = gguf_tokenizers.tokenizer_of(settings, source.name)
     except ConfigurationError:
         raise
-    except Exception as error:  # of the tokenizers library, which has no class for it
+    except Exception as error:  # the tokenizers library raises no specific class
         raise ConfigurationError(
-            f"{source.name}: its vocabulary is not whole ({type(error).__name__}: {error})"
+            f"{source.name}: its vocabulary is incomplete ({type(error).__name__}: {error})"
         ) from error
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend, clean_up_tokenization_spaces=False, **named
@@ -184,14 +184,14 @@ def _tokenizer(source: File) -> PreTrainedTokenizerFast:
 
 
 def _ends(source: File, tokenizer: PreTrainedTokenizerFast, other: Model) -> list[int]:
-    """Tokens that end an answer, the file's own first: all of its control tokens that llama.cpp stops at."""
+    """Ids that end an answer, the file's own first: all of its control tokens at which llama.cpp stops."""
     control = [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
     own = source.setting(f"{TOKENIZER}eos_token_id")
     return sorted((id_ for id_ in {*control, own} - {None} if other.ends(id_)), key=lambda id_: (id_ != own, id_))
 
 
 def _save(file: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, read: Callable[[str], Tensor]) -> None:
-    """Write tensors one after another, where `safetensors` wants all of them in memory."""
+    """Write tensors one after another, since `safetensors` needs all of them in memory."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""Models and tokenizers as transformers makes them from a folder, which shares them with nobody."""
+"""Unshared models and tokenizers, loaded by transformers from a folder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _one_at_a_time = threading.Lock()
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Load by transformers, its bars kept off the terminal, and by one thread at a time.
+    """Load with transformers in one thread at a time, without its progress bars.
 
-    It changes settings of the whole process meanwhile, such as torch's default dtype: two that overlap leave them
-    changed (transformers 5.23 and torch 2.13: after two of three rounds of four threads that load a bf16 checkpoint).
+    Loading temporarily changes settings of the whole process, such as torch's default dtype, and overlapping loads
+    leave them changed (transformers 5.23 and torch 2.13: in two of three rounds of four threads loading a bf16
+    checkpoint).
     """
     from transformers.utils import logging
 
@@ -39,7 +40,7 @@ def quiet() -> Iterator[None]:
 
 
 def native_config(raw: dict[str, Any], model: str) -> PretrainedConfig:
-    """The native configuration. Remote code is never needed: its classes only add the head that we load ourselves."""
+    """The native configuration. Remote code is never needed: it only adds the head, which is loaded separately here."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
@@ -50,16 +51,16 @@ def native_config(raw: dict[str, Any], model: str) -> PretrainedConfig:
         config = AutoConfig.for_model(kind, **own)
     except ValueError as error:
         raise ConfigurationError(
-            f"{model}: transformers has no native model of the type {kind!r}, and remote code is not run here. "
+            f"{model}: transformers has no native model of the type {kind!r}, and remote code is not run. "
             "Convert the checkpoint to the architecture that it was trained from."
         ) from error
     if type(config) not in MODEL_MAPPING:
-        raise ConfigurationError(f"{model}: {kind!r} is no language model that a reward head could be put on")
+        raise ConfigurationError(f"{model}: {kind!r} is not a language model that can have a reward head")
     return config
 
 
 def without_weights(raw: dict[str, Any], model: str) -> nn.Module:
-    """The modules of a model's body, by its config.json; errors as of `native_config`."""
+    """The modules of a model's body, by its config.json; errors as for `native_config`."""
     from transformers import AutoModel
 
     config = native_config(raw, model)
@@ -78,7 +79,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickles: bool = False) -> PreTrainedModel:
-    """A causal language model from its files, shared with nobody."""
+    """Load an unshared causal language model from its files."""
     from transformers import AutoModelForCausalLM
 
     with quiet():

@@ -1,9 +1,9 @@
-"""The forward pass of plain decoders over their own weights, fused: without the cost of calling module by module.
+"""The fused forward pass of plain decoders over their own weights, without the overhead of calling every module.
 
-A small model's forward pass is mostly Python: on a CPU, three quarters of a token's time. The families below share one
-layer, which is written out here, in the part of Python that TorchScript runs: without the interpreter, and above all
-without its lock, so that models run side by side. Where anything about a model is other than expected it runs through
-its own modules, and a runner compares both ways before it uses this one.
+A small model's forward pass is mostly Python: on a CPU, three quarters of the time per token. The families below share
+one layer, implemented here in the subset of Python that TorchScript runs without the interpreter and above all without
+its lock, so that models run in parallel. A model that differs in any way runs its own modules, and a runner compares
+both before it uses this one.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 ROTATIONS = ("default", "linear", "llama3", "yarn")
-"""Rotary embeddings whose angles depend on the position alone, and not on the length of the text."""
+"""Rotary embeddings whose angles depend only on the position, not on the length of the text."""
 SCRIPTED = sys.version_info < (3, 14)
-"""Whether TorchScript runs the pass: torch has no successor to it that needs no compiler, and none for later Pythons,
-where the same code runs as it stands."""
+"""Whether TorchScript runs the pass. Later Pythons do not support it, and its successors in torch need a compiler;
+there the same code runs in Python."""
 SCRIPT_AFTER = 500
-"""Forward passes after which TorchScript takes over. Compiling takes as long as it saves in about so many: a process
-that answers one question ends before, and has neither its time nor its memory to pay."""
+"""Forward passes after which TorchScript takes over. Compiling takes as long as it saves in about this many, so a
+process that answers one question ends before it pays for either time or memory."""
 
 
 class Norm(nn.Module):
-    """RMS normalisation, x / √(mean(x²) + ε) · weight, in the few operations that a CPU takes least time for."""
+    """RMS normalisation, x / √(mean(x²) + ε) · weight, in the operations that are fastest on a CPU."""
 
     def __init__(self, weight: Tensor, epsilon: float) -> None:
         super().__init__()
@@ -48,26 +48,26 @@ class Norm(nn.Module):
         self.least = torch.tensor(sqrt(width * epsilon), dtype=torch.float32, device=weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the last dimension of x, in fp32."""
+        """Normalise the last dimension of x, in fp32."""
         length: Tensor = torch.linalg.vector_norm(x, dim=[-1], keepdim=True, dtype=torch.float32)
         return x / length.hypot(self.least) * self.weight
 
 
 class Layer(nn.Module):
-    """A decoder layer, its weights that read the same input fused.
+    """A decoder layer, with fused weights for projections of the same input.
 
-    What layers add up is in fp32 whatever the weights are in, and so are angles; keys and values are as stored.
+    The residual stream and angles are in fp32, whatever the weights' dtype; keys and values are in the cache's dtype.
     """
 
     def __init__(self, layer: Any, heads: tuple[int, int], scaling: float | None, window: int, copy: bool) -> None:
-        """Take over a layer of so many heads of queries and of keys; its window is the index of a list of pieces."""
+        """Take over a layer with these numbers of query and key heads; `window` indexes the lists of pieces."""
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self.heads, self.width, self.window, self.scaling = heads, attention.head_dim, window, scaling
         self.before_attention, self.before_mlp = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
         self.project = fused(attention.q_proj, attention.k_proj, attention.v_proj, copy=copy)
         self.norm_heads: Norm | None = None
-        if hasattr(attention, "q_norm"):  # of the heads of queries and keys (Qwen3)
+        if hasattr(attention, "q_norm"):  # norms of query and key heads (Qwen3)
             norms = attention.q_norm, attention.k_norm
             weights = [norm.weight.expand(count, -1) for norm, count in zip(norms, heads, strict=True)]
             self.norm_heads = Norm(torch.cat(weights), attention.q_norm.variance_epsilon)
@@ -86,7 +86,7 @@ class Layer(nn.Module):
         pieces: list[list[Piece]],
         output_indices: Tensor | None,
     ) -> Tensor:
-        """Hidden states [tokens, width], of some tokens alone where they are given."""
+        """Hidden states [tokens, width], only of tokens in `output_indices` if given."""
         queries, shared = self.heads
         packed = self.project(self.before_attention(x)).view(x.shape[0], -1, self.width)
         rotated, value = packed.split_with_sizes([queries + shared, shared], 1)
@@ -97,7 +97,7 @@ class Layer(nn.Module):
         query, key = rotated.split_with_sizes([queries, shared], 1)
         value = value.to(keys.dtype)
         attended = attend(query, key, value, keys, values, places, pieces[self.window], self.scaling)
-        if output_indices is not None:  # the last layer: of the other tokens only keys and values were needed
+        if output_indices is not None:  # the last layer: other tokens needed only keys and values
             x, attended = x.index_select(0, output_indices), attended.index_select(0, output_indices)
         x = self.out.onto(x, attended.flatten(1))
         gate, up = self.gate_up(self.before_mlp(x)).chunk(2, -1)
@@ -105,7 +105,7 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """All layers, the last norm and the output head, where there is one."""
+    """All layers, the final norm and the output head, if there is one."""
 
     def __init__(self, layers: list[Layer], norm: Norm, head: nn.Module | None) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class Decoder(nn.Module):
         begin: int,
         end: int,
     ) -> tuple[Tensor, Tensor | None]:
-        """Hidden states and logits at some tokens, or at all; before the last layer's end, what layer `end` reads."""
+        """Hidden states and logits at some or all tokens; if `end` comes earlier, the input of layer `end`."""
         cos, sin = rotations.index_select(1, places.in_text).unbind()
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
@@ -143,7 +143,7 @@ class FusedDecoder:
 
     @classmethod
     def of(cls, model: PreTrainedModel | BareModel, survey: Survey, copy: bool) -> Self | None:
-        """The fused form of a model, with or without a copy of its weights; None where it is not known to have one."""
+        """The fused form of a model, with or without a copy of its weights; None if the model is not supported."""
         return cls(model, survey, copy) if isinstance(model, BareModel) or _is_plain(model) else None
 
     @torch.inference_mode(False)
@@ -151,10 +151,10 @@ class FusedDecoder:
     def __init__(self, model: PreTrainedModel | BareModel, survey: Survey, copy: bool) -> None:
         body: Any = model.base_model
         heads = body.config.num_attention_heads, body.config.num_key_value_heads
-        self._embed: nn.Embedding = body.embed_tokens  # called as a module: whoever counts tokens does it there
+        self._embed: nn.Embedding = body.embed_tokens  # called as a module, so that hooks can count tokens
         self._rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = body.rotary_emb
         self._rotations = torch.empty(2, 0)
-        """Cosines and sines of each position [2, positions, 1, width], the sines signed: rotating by halves is
+        """Cosines and signed sines of each position [2, positions, 1, width]: rotating by halves is
         x · cos + roll(x) · sin."""
         self._windows = list(dict.fromkeys(survey.windows.values()))
         layers = []
@@ -166,34 +166,34 @@ class FusedDecoder:
         head: Any = None if headless else model.get_output_embeddings()
         head = None if head is None else output_head(head, copy)
         self.depth = len(layers)
-        """How many layers there are."""
+        """Number of layers."""
         self._decoder: nn.Module = Decoder(layers, _norm(body.norm), head)
         self._passes = 0
 
     def __call__(self, batch: Batch, output_indices: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Hidden states and logits at some tokens of a batch, or at all."""
+        """Hidden states and logits at some or all tokens of a batch."""
         return self.run(batch, self.embed(batch), 0, self.depth, output_indices)
 
     def embed(self, batch: Batch) -> Tensor:
-        """What the first layer reads of a batch, [tokens, width], in fp32."""
+        """The input of the first layer for a batch, [tokens, width], in fp32."""
         x: Tensor = self._embed(batch.ids).float()
         return x
 
     def run(
         self, batch: Batch, x: Tensor, begin: int, end: int, output_indices: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """A part of the layers.
+        """Run some of the layers.
 
         Args:
-            batch: Where the tokens lie. The layers before must have run all tokens before them.
-            x: What the first of the layers reads of each token, [tokens, width], in fp32, as is what the last gives.
+            batch: The tokens' places. Earlier layers must have run for all earlier tokens.
+            x: Input of the first of the layers, [tokens, width], in fp32, like the output of the last.
             begin: The first layer, counted from 0.
-            end: The layer before which to stop.
-            output_indices: Of the tokens whose output is wanted, where the last layer is among them; None for all.
+            end: The end of the layers, exclusive.
+            output_indices: Tokens whose output is needed, if the last layer is included; None for all.
 
         Returns:
-            Hidden states after the last norm, and logits where there is an output head; of a part that ends earlier,
-            what the layer `end` reads.
+            Hidden states after the final norm, and logits if there is an output head; if `end` comes earlier, the input
+            of layer `end`.
         """
         if self._passes == SCRIPT_AFTER:
             self._decoder = _scripted(self._decoder)
@@ -213,27 +213,27 @@ class FusedDecoder:
 
 @torch.inference_mode(False)
 def _scripted(decoder: nn.Module) -> nn.Module:
-    """The decoder as TorchScript, where there is one, and the sources that it is made from."""
+    """The decoder as TorchScript, if that and the sources it compiles are available."""
     if not SCRIPTED:
         return decoder
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             script: nn.Module = torch.jit.script(decoder)
-        except (OSError, RuntimeError) as error:  # a frozen application, functions that an import hook has changed
-            logger.warning("the fused pass runs in Python and not in TorchScript, more slowly: %s", error)
+        except (OSError, RuntimeError) as error:  # a frozen application, or functions changed by an import hook
+            logger.warning("the fused pass runs in Python instead of TorchScript, more slowly: %s", error)
             logger.debug("why it cannot be scripted", exc_info=error)
             return decoder
         return script
 
 
 def _is_plain(model: PreTrainedModel) -> bool:
-    """Whether a model is of a known family, and nobody changed anything about it."""
+    """Whether a model belongs to a known family and is unmodified."""
     from transformers import LlamaModel, MistralModel, Qwen2Model, Qwen3Model
     from transformers.activations import SiLUActivation
 
     families = (LlamaModel, MistralModel, Qwen2Model, Qwen3Model)
-    # Whose forward passes such models use beside those of their own file; a list of modules has none of its own.
+    # Classes whose forward passes such models use besides those of their own file; a module list has none.
     parts = (nn.Linear, Int8Linear, Digits, nn.Embedding, nn.Module, SiLUActivation)
     body: Any = model.base_model
     family = _forward_class(type(body))
@@ -250,7 +250,7 @@ def _is_plain(model: PreTrainedModel) -> bool:
 
 
 def _forward_class(kind: type) -> type:
-    """The class that a module's forward pass is from."""
+    """The class that defines a module's forward pass."""
     return next(base for base in kind.__mro__ if "forward" in vars(base))
 
 

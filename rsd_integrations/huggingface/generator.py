@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class HuggingFaceGenerator(CausalLM, SpeculativeGenerator):
-    """A causal language model of the transformers library that writes steps."""
+    """A causal language model of the transformers library that generates steps."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class HuggingFaceGenerator(CausalLM, SpeculativeGenerator):
         cache_bytes: float | None = None,
         template: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take over a model; arguments and errors as in `parts_of`."""
+        """Take over a model; arguments and errors as for `parts_of`."""
         super().__init__(*parts_of(model, tokenizer, name, cache_bytes, template))
 
 
@@ -47,14 +47,15 @@ def load_generator(
     Args:
         model: Hub id or folder.
         dtype: `float32`, `bfloat16`, `float16`, or on a CPU `int8` (the weights of all layers but the output head); by
-            default bf16; on a CPU fp32 below 50 million weights, and where the processor has no instructions for bf16.
-        device: As torch names it; by default a GPU where there is one.
-        allow_pickles: Also read weights that are no safetensors. They can run code: only for sources you trust.
-        cache_bytes: For keys and values; by default an eighth of the device's memory.
-        template: Arguments of the chat template: `{"enable_thinking": False}`.
+            default bf16; on a CPU fp32 below 50 million weights, and if the processor has no bf16 instructions.
+        device: Device in torch's notation; by default a GPU if there is one.
+        allow_pickles: Also read weights that are not safetensors. They can run code: only for sources you trust.
+        cache_bytes: Memory for keys and values; by default an eighth of the device's memory.
+        template: Chat template arguments, such as `{"enable_thinking": False}`.
 
     Raises:
-        ConfigurationError: No such checkpoint, no safetensors in it, or its chat template uses no such argument.
+        ConfigurationError: There is no such checkpoint, it has no safetensors, or its chat template does not use an
+            argument.
     """
     where = loading.choose_device(device)
     kind = dtypes.named_dtype(dtype, where)
@@ -62,6 +63,6 @@ def load_generator(
     files = loading.shards(folder, model, allow_pickles)
     kind = kind or dtypes.default_dtype(where, files, model)
     tokenizer = load_tokenizer(folder)
-    chat_template(tokenizer, template)  # refuses what it does not take, before the weights are read
+    chat_template(tokenizer, template)  # refuses unused arguments before the weights are read
     weights = loading.load_causal_lm(folder, kind, where, allow_pickles)
     return HuggingFaceGenerator(weights, tokenizer, model, cache_bytes, template)

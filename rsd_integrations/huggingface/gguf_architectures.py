@@ -1,6 +1,6 @@
-"""Architectures that are the same in GGUF files as in checkpoints: names and layouts of tensors, settings both ways.
+"""Architectures that convert exactly between GGUF files and checkpoints: tensor names and layouts, and settings.
 
-One that is missing here is refused in both directions: a file that loads and writes nonsense is worse than none.
+Others are refused in both directions: a file that loads and generates nonsense is worse than none.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class Architecture(NamedTuple):
-    """An architecture as llama.cpp calls and computes it."""
+    """An architecture as llama.cpp names and computes it."""
 
     name: str
     model_types: tuple[str, ...]
-    """What checkpoints call it; one that is made from a file takes the first."""
+    """Its names in checkpoints; a converted file gets the first."""
     activation: str = "silu"
     rotates_pairs: bool = False
-    """Rotary embeddings turn neighbours, where transformers turns the two halves of a head: rows of queries and keys
-    change places."""
+    """Whether rotary embeddings rotate adjacent pairs, where transformers rotates the two halves of a head: rows of
+    queries and keys are permuted."""
     norm_offset: float = 0.0
-    """What is added to weights of norms that transformers keeps around zero."""
+    """Offset added to norm weights, which transformers stores around zero."""
 
 
 ARCHITECTURES = (
@@ -39,11 +39,11 @@ ARCHITECTURES = (
     Architecture("gemma3", ("gemma3_text",), activation="gelu_pytorch_tanh", norm_offset=1.0),
 )
 PERIOD = 6
-"""Gemma 3: every sixth layer sees all of the text, the others a window."""
+"""Gemma 3: every sixth layer sees the whole text, the others a window."""
 LAYERS_27B = 62
-"""Gemma 3 of as many layers scales its queries by the width of the model, all others by that of a head."""
+"""Gemma 3 with this many layers scales its queries by the width of the model, all others by that of a head."""
 FREQUENCIES = "rope_freqs.weight"
-"""Divisors of the rotary frequencies: how llama.cpp has the scaling of Llama 3."""
+"""Divisors of the rotary frequencies: llama.cpp's form of Llama 3's scaling."""
 NEEDED = {
     "context_length",
     "embedding_length",
@@ -52,9 +52,9 @@ NEEDED = {
     "attention.head_count",
     "attention.layer_norm_rms_epsilon",
 }
-"""Settings without which a file is none of a model."""
+"""Settings required of a model's file."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""What a file with divisors does not say; the same in all published models."""
+"""Settings that a file with divisors lacks; the same in all published models."""
 
 
 def library() -> Any:
@@ -74,33 +74,33 @@ def of_model_type(model_type: object, model: str) -> Architecture:
     """The architecture of a checkpoint.
 
     Raises:
-        ConfigurationError: None that can be written exactly.
+        ConfigurationError: It cannot be converted exactly.
     """
     for architecture in ARCHITECTURES:
         if model_type in architecture.model_types:
             return architecture
     known = ", ".join(name for architecture in ARCHITECTURES for name in architecture.model_types)
-    raise ConfigurationError(f"{model}: no GGUF file is written of the model_type {model_type!r}, only of {known}")
+    raise ConfigurationError(f"{model}: the model_type {model_type!r} cannot be converted to GGUF, only {known}")
 
 
 def of_file(name: object, file: str) -> Architecture:
     """The architecture of a GGUF file.
 
     Raises:
-        ConfigurationError: None whose weights can be read exactly.
+        ConfigurationError: It cannot be converted exactly.
     """
     for architecture in ARCHITECTURES:
         if name == architecture.name:
             return architecture
     known = ", ".join(architecture.name for architecture in ARCHITECTURES)
-    raise ConfigurationError(f"{file}: no checkpoint is made of the GGUF architecture {name!r}, only of {known}")
+    raise ConfigurationError(f"{file}: the GGUF architecture {name!r} cannot become a checkpoint, only {known}")
 
 
 def tensors(architecture: Architecture, config: PretrainedConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Names in GGUF files and shapes, by the names that transformers' own model has; no output head that is tied.
+    """GGUF names and shapes of tensors, by their names in transformers' model; without a tied output head.
 
     Raises:
-        ConfigurationError: A tensor has no name in GGUF files.
+        ConfigurationError: A tensor has no GGUF name.
     """
     from transformers import AutoModelForCausalLM
 
@@ -119,7 +119,7 @@ def tensors(architecture: Architecture, config: PretrainedConfig) -> dict[str, t
 
 
 def to_file(architecture: Architecture, config: PretrainedConfig, name: str, tensor: Tensor) -> Tensor:
-    """A tensor as llama.cpp wants it; `name` is its name in the file."""
+    """A tensor in llama.cpp's layout; `name` is its name in the file."""
     if architecture.norm_offset and name.endswith("norm.weight"):
         return tensor + architecture.norm_offset
     heads = _rotated_heads(architecture, config, name)
@@ -135,12 +135,12 @@ def from_file(architecture: Architecture, config: PretrainedConfig, name: str, t
 
 
 def _exchanged(tensor: Tensor, heads: int, outer: int, inner: int) -> Tensor:
-    """The rows of each head, which are counted by an outer and an inner index, counted the other way round."""
+    """Exchange the outer and the inner index of the rows of each head."""
     return tensor.reshape(heads, outer, inner, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
 
 def _rotated_heads(architecture: Architecture, config: PretrainedConfig, name: str) -> int | None:
-    """Heads in a tensor whose rows change places; None where they do not."""
+    """Number of heads in a tensor whose rows are permuted; None if they are not."""
     if architecture.rotates_pairs and ".attn_q." in name:
         return int(config.num_attention_heads)
     if architecture.rotates_pairs and ".attn_k." in name:
@@ -149,9 +149,9 @@ def _rotated_heads(architecture: Architecture, config: PretrainedConfig, name: s
 
 
 def frequency_divisors(rope: Mapping[str, Any], head: int) -> Tensor:
-    """By what the rotary frequencies of Llama 3.1 and later are divided, the highest one first.
+    """Divisors of the rotary frequencies of Llama 3.1 and later, highest frequency first.
 
-    Long waves are stretched by the factor, short ones stay, and between the two it changes over smoothly.
+    Long waves are stretched by the factor, short ones are kept, with a smooth transition in between.
     """
     waves = 2 * math.pi * rope["rope_theta"] ** (torch.arange(0, head, 2, dtype=torch.float64) / head)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
@@ -161,10 +161,10 @@ def frequency_divisors(rope: Mapping[str, Any], head: int) -> Tensor:
 
 
 def settings(architecture: Architecture, config: PretrainedConfig, model: str) -> dict[str, Any]:
-    """The file's settings of the architecture, without its name before them.
+    """The file's settings of the architecture, without its name as prefix.
 
     Raises:
-        ConfigurationError: A setting that llama.cpp does not have for this architecture.
+        ConfigurationError: llama.cpp does not support a setting for this architecture.
     """
     head = head_width(config)
     gemma = architecture.name == "gemma3"
@@ -173,7 +173,7 @@ def settings(architecture: Architecture, config: PretrainedConfig, model: str) -
     layers = range(config.num_hidden_layers)
     types = getattr(config, "layer_types", None)
     window = [types[i] == "sliding_attention" if types else _windowed(config) for i in layers]
-    told = {
+    required = {
         "hidden_act": (_activation(config), architecture.activation),
         "attention_bias": (bool(getattr(config, "attention_bias", False)) and architecture.name != "llama", False),
         "partial_rotary_factor": (rope.get("partial_rotary_factor") or 1.0, 1.0),
@@ -181,20 +181,20 @@ def settings(architecture: Architecture, config: PretrainedConfig, model: str) -
     }
     context = config.max_position_embeddings
     if any(window) and not gemma:
-        context = min(context, config.sliding_window)  # up to there all is in the window
+        context = min(context, config.sliding_window)  # up to this length, the window covers everything
     if gemma:
-        told["sliding window layers"] = (window, [i % PERIOD < PERIOD - 1 for i in layers])
+        required["sliding window layers"] = (window, [i % PERIOD < PERIOD - 1 for i in layers])
         scale = config.hidden_size // config.num_attention_heads if config.num_hidden_layers == LAYERS_27B else head
-        told["query_pre_attn_scalar"] = (config.query_pre_attn_scalar, scale)
-        told["attn_logit_softcapping"] = (config.attn_logit_softcapping, None)
-        told["final_logit_softcapping"] = (config.final_logit_softcapping, None)
-        told["use_bidirectional_attention"] = (bool(config.use_bidirectional_attention), False)
-        told["rope_type of sliding layers"] = (ropes["sliding_attention"].get("rope_type", "default"), "default")
-    for name, (value, expected) in told.items():
+        required["query_pre_attn_scalar"] = (config.query_pre_attn_scalar, scale)
+        required["attn_logit_softcapping"] = (config.attn_logit_softcapping, None)
+        required["final_logit_softcapping"] = (config.final_logit_softcapping, None)
+        required["use_bidirectional_attention"] = (bool(config.use_bidirectional_attention), False)
+        required["rope_type of sliding layers"] = (ropes["sliding_attention"].get("rope_type", "default"), "default")
+    for name, (value, expected) in required.items():
         if value != expected:
             raise ConfigurationError(
-                f"{model}: llama.cpp computes {architecture.name} with {name} {expected!r}, and this checkpoint has "
-                f"{value!r}; a GGUF file of it would be another model"
+                f"{model}: llama.cpp computes {architecture.name} with {name} {expected!r}, but this checkpoint has "
+                f"{value!r}; a GGUF file of it would compute something else"
             )
     return {
         "context_length": context,
@@ -216,7 +216,7 @@ def settings(architecture: Architecture, config: PretrainedConfig, model: str) -
 
 
 def head_width(config: PretrainedConfig) -> int:
-    """Numbers of an attention head."""
+    """Width of an attention head."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
@@ -229,12 +229,12 @@ def _activation(config: PretrainedConfig) -> object:
 
 
 def _width(architecture: Architecture, config: PretrainedConfig, head: int) -> int:
-    """As wide as the model where llama.cpp knows nothing else."""
+    """The model's width, if llama.cpp assumes it."""
     return int(config.hidden_size if architecture.name == "qwen2" else config.num_attention_heads * head)
 
 
 def _scaling(architecture: Architecture, rope: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Settings of stretched rotary embeddings."""
+    """Settings of scaled rotary embeddings."""
     kind = rope.get("rope_type") or "default"
     known = {"rope_type", "rope_theta", "partial_rotary_factor"}
     if kind == "default":
@@ -249,10 +249,10 @@ def _scaling(architecture: Architecture, rope: Mapping[str, Any], model: str) ->
             "rope.scaling.original_context_length": rope["original_max_position_embeddings"],
         }
     if kind == "llama3" and architecture.name == "llama":
-        return {}  # a tensor of its own
+        return {}  # a separate tensor
     raise ConfigurationError(
-        f"{model}: rope_parameters {dict(rope)} cannot be written for {architecture.name}; known are the types "
-        "default, linear, yarn with factor and original_max_position_embeddings alone, and llama3 for llama"
+        f"{model}: rope_parameters {dict(rope)} cannot be written for {architecture.name}; supported are the types "
+        "default, linear, yarn with only factor and original_max_position_embeddings, and llama3 for llama"
     )
 
 
@@ -263,17 +263,17 @@ def config_of(
     divisors: Tensor | None,
     name: str,
 ) -> PretrainedConfig:
-    """The configuration of a checkpoint by the settings and tensors of a file.
+    """The configuration of a checkpoint, from the settings and tensors of a file.
 
     Args:
-        architecture: Of the file.
-        file: Its settings, without the architecture's name before them.
-        tensors: Shapes by name.
-        divisors: Of the rotary frequencies, where the file has them.
-        name: Of the file, for messages.
+        architecture: Architecture of the file.
+        file: Its settings, without the architecture's name as prefix.
+        tensors: Tensor shapes by name.
+        divisors: Divisors of the rotary frequencies, if the file has them.
+        name: Name of the file, for messages.
 
     Raises:
-        ConfigurationError: A setting is missing, or one that transformers does not have for this architecture.
+        ConfigurationError: A setting is missing, or transformers does not support it for this architecture.
     """
     from transformers import AutoConfig
 
@@ -281,16 +281,16 @@ def config_of(
     _check_whole(NEEDED | ({"attention.sliding_window"} if gemma else set()), file, tensors, name)
     heads = file["attention.head_count"]
     head = file.get("attention.key_length", file["embedding_length"] // heads)
-    told = {
+    required = {
         "attention.value_length": (file.get("attention.value_length", head), head),
         "rope.dimension_count": (file.get("rope.dimension_count", head), head),
         "attention.sliding_window_pattern": (file.get("attention.sliding_window_pattern", PERIOD), PERIOD),
         "expert_count": (file.get("expert_count", 0), 0),
         "final_logit_softcapping": (file.get("final_logit_softcapping", 0), 0),
     }
-    for key, (value, expected) in told.items():
+    for key, (value, expected) in required.items():
         if value != expected:
-            raise ConfigurationError(f"{name}: {architecture.name}.{key} is {value}, and only {expected} is known here")
+            raise ConfigurationError(f"{name}: {architecture.name}.{key} is {value}, but only {expected} is supported")
     rope = _rope(file, divisors, head, name)
     own: dict[str, Any] = {
         "vocab_size": tensors["token_embd.weight"][0],
@@ -319,7 +319,7 @@ def config_of(
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(
-            f"{name}: transformers has no {architecture.name} of these settings: {reason}"
+            f"{name}: transformers has no {architecture.name} with these settings: {reason}"
         ) from error
 
 
@@ -327,16 +327,16 @@ def _check_whole(needed: Set[str], file: Mapping[str, Any], tensors: Mapping[str
     missing = sorted(needed - file.keys())
     if missing or "token_embd.weight" not in tensors:
         lacks = ", ".join(missing) or "the tensor token_embd.weight"
-        raise ConfigurationError(f"{name} is no whole GGUF file of a model: it lacks {lacks}")
+        raise ConfigurationError(f"{name} is not a complete GGUF model: it lacks {lacks}")
     lists = sorted(key for key in needed if not isinstance(file[key], int | float) or file[key] <= 0)
     if lists:
         raise ConfigurationError(
-            f"{name}: {lists[0]} is {file[lists[0]]!r}; known is one number above 0, the same for all layers"
+            f"{name}: {lists[0]} is {file[lists[0]]!r}; supported is one number above 0, the same for all layers"
         )
 
 
 def _rope(file: Mapping[str, Any], divisors: Tensor | None, head: int, name: str) -> dict[str, Any]:
-    """Rotary embeddings as transformers has them."""
+    """Rotary embedding parameters for transformers."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": _decimal(file.get("rope.freq_base", 10_000.0))}
     scaling = {key.removeprefix("rope.scaling."): file[key] for key in file if key.startswith("rope.scaling.")}
     scaling.pop("finetuned", None)
@@ -354,11 +354,12 @@ def _rope(file: Mapping[str, Any], divisors: Tensor | None, head: int, name: str
         return rope | {"rope_type": "yarn", "factor": _decimal(scaling["factor"]), **extent}
     divided = "" if divisors is None else f" and divisors up to {float(divisors.max()):g}"
     raise ConfigurationError(
-        f"{name}: rotary embeddings of the type {kind} with {scaling}{divided} have no equal in transformers; known "
-        "are none, linear with a factor, yarn with a factor and original_context_length, and the divisors of Llama 3"
+        f"{name}: rotary embeddings of the type {kind} with {scaling}{divided} have no equivalent in transformers; "
+        "supported are none, linear with a factor, yarn with a factor and original_context_length, and the "
+        "divisors of Llama 3"
     )
 
 
 def _decimal(value: float) -> float:
-    """A number of single precision as it was written in decimals: 1e-06, where the file holds 9.99999997e-07."""
+    """A single-precision number as originally written in decimal: 1e-06, where the file holds 9.99999997e-07."""
     return float(f"{value:.7g}")

@@ -1,6 +1,7 @@
-"""Vocabularies of GGUF files from those of checkpoints and back: byte-level BPE, and SentencePiece's BPE.
+"""Converts vocabularies between checkpoints and GGUF files: byte-level BPE, and SentencePiece's BPE.
 
-llama.cpp splits texts by code that a file names (`tokenizer.ggml.pre`), so a tokenizer is known by how it splits.
+A GGUF file only names llama.cpp's code for splitting texts (`tokenizer.ggml.pre`), so a tokenizer is identified by how
+it splits.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ class Splitter(NamedTuple):
     """How byte-level BPE splits a text before it merges."""
 
     names: tuple[str, ...]
-    """What GGUF files call it; one that is written takes the first."""
+    """Its names in GGUF files; a converted file gets the first."""
     regex: str | None = None
-    """Of the pieces; None takes those of GPT-2."""
+    """Regex of the pieces; None for that of GPT-2."""
     digits: bool = False
-    """Every digit stands alone."""
+    """Whether every digit is a separate piece."""
     whole: bool = False
-    """A piece that is a token stays whole, whatever its merges."""
+    """Whether a piece that is a token is not split, whatever its merges."""
 
     def parts(self) -> list[pre_tokenizers.PreTokenizer]:
-        """The same in the tokenizers library."""
+        """The equivalent in the tokenizers library."""
         parts: list[pre_tokenizers.PreTokenizer] = []
         if self.digits:
             parts.append(pre_tokenizers.Digits(individual_digits=True))
@@ -50,18 +51,18 @@ SPLITTERS = (
     Splitter(("gpt-2", "phi-2")),
 )
 SPACE = "▁"
-"""What SentencePiece writes for a space."""
+"""SentencePiece's symbol for a space."""
 HEX = "<0x{:02X}>"
-"""Tokens of single bytes in SentencePiece's vocabularies."""
+"""Tokens for single bytes in SentencePiece's vocabularies."""
 
 
 def settings(tokenizer: PreTrainedTokenizerBase, rows: int, model: str) -> dict[str, Any]:
-    """The file's settings of a tokenizer, without `tokenizer.ggml.` before them.
+    """A tokenizer's settings in the file, without the prefix `tokenizer.ggml.`.
 
     Args:
-        tokenizer: Of the checkpoint.
-        rows: Of the embeddings. Ids without a token are filled up, tokens without a row left out.
-        model: For messages.
+        tokenizer: Tokenizer of the checkpoint.
+        rows: Rows of the embeddings. Ids without a token are padded, tokens without a row omitted.
+        model: Name of the model, for messages.
 
     Raises:
         ConfigurationError: llama.cpp has no tokenizer like this one.
@@ -96,9 +97,7 @@ def settings(tokenizer: PreTrainedTokenizerBase, rows: int, model: str) -> dict[
 def _byte_level(raw: Mapping[str, Any], model: str) -> dict[str, Any]:
     kind = raw["model"]["type"]
     if kind != "BPE":
-        raise ConfigurationError(
-            f"{model}: its tokenizer is of the kind {kind}, and GGUF files are written of BPE only"
-        )
+        raise ConfigurationError(f"{model}: its tokenizer is of the kind {kind}, and only BPE can be converted to GGUF")
     parts = _listed(raw["pre_tokenizer"])
     for splitter in SPLITTERS:
         alike = parts == [json.loads(part.__getstate__()) for part in splitter.parts()]
@@ -107,12 +106,12 @@ def _byte_level(raw: Mapping[str, Any], model: str) -> dict[str, Any]:
             return {"model": "gpt2", "pre": splitter.names[0], "merges": merges}
     known = ", ".join(splitter.names[0] for splitter in SPLITTERS)
     raise ConfigurationError(
-        f"{model}: its tokenizer splits texts as none of llama.cpp's that are known here ({known}): {parts}"
+        f"{model}: its tokenizer splits texts like none of llama.cpp's supported ones ({known}): {parts}"
     )
 
 
 def _listed(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """The parts of a sequence, without what only offsets depend on."""
+    """The parts of a sequence, normalised for an option that only affects offsets."""
     if part is None:
         return []
     parts = part["pretokenizers"] if part["type"] == "Sequence" else [part]
@@ -120,7 +119,7 @@ def _listed(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 def _sentencepiece(raw: Mapping[str, Any], backend: Tokenizer, rows: int) -> dict[str, Any]:
-    """What merges first has the highest score; llama.cpp merges by the scores of what comes out."""
+    """Earlier merges get higher scores, since llama.cpp merges by the scores of the results."""
     ranks: dict[str, int] = {}
     for pair in raw["model"]["merges"]:
         ranks.setdefault("".join(pair.split(" ") if isinstance(pair, str) else pair), len(ranks))
@@ -133,22 +132,22 @@ def _sentencepiece(raw: Mapping[str, Any], backend: Tokenizer, rows: int) -> dic
 
 
 def _around(tokenizer: PreTrainedTokenizerBase, model: str) -> dict[str, bool]:
-    """Whether a text gets a token before it."""
+    """Whether a text gets a beginning token."""
     plain, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
     for begins in (False, True):
         if whole == [tokenizer.bos_token_id] * begins + plain:
             return {"add_bos_token": begins, "add_eos_token": False}
     raise ConfigurationError(
-        f"{model}: its tokenizer makes {tokenizer.convert_ids_to_tokens(whole)} of the text 'a'; a GGUF file can ask "
-        "for the token that begins a text, and for no other"
+        f"{model}: its tokenizer turns the text 'a' into {tokenizer.convert_ids_to_tokens(whole)}; a GGUF file can "
+        "only add the token that begins a text"
     )
 
 
 def tokenizer_of(file: Mapping[str, Any], name: str) -> Tokenizer:
-    """The tokenizer of a file, by its settings without `tokenizer.ggml.` before them.
+    """The tokenizer of a file, from its settings without the prefix `tokenizer.ggml.`.
 
     Raises:
-        ConfigurationError: A kind or a way of splitting texts that is not known here.
+        ConfigurationError: Its kind or its way of splitting texts is not supported.
     """
     kinds = library().TokenType
     tokens: list[str] = file["tokens"]
@@ -160,8 +159,8 @@ def tokenizer_of(file: Mapping[str, Any], name: str) -> Tokenizer:
         tokenizer = _sentencepiece_tokenizer(own, types, file)
     else:
         raise ConfigurationError(
-            f"{name}: its tokenizer is of the kind {file.get('model')!r}; known are gpt2 (byte-level BPE) and llama "
-            "(SentencePiece's BPE)"
+            f"{name}: its tokenizer is of the kind {file.get('model')!r}; supported are gpt2 (byte-level BPE) and "
+            "llama (SentencePiece's BPE)"
         )
     for kind, special in ((kinds.CONTROL, True), (kinds.USER_DEFINED, False)):
         added = [
@@ -189,7 +188,7 @@ def _byte_level_tokenizer(vocabulary: dict[str, int], file: Mapping[str, Any], n
     splitter = next((one for one in SPLITTERS if file.get("pre") in one.names), None)
     if splitter is None:
         known = ", ".join(name for one in SPLITTERS for name in one.names)
-        raise ConfigurationError(f"{name}: texts split as {file.get('pre')!r} does are not known here, only {known}")
+        raise ConfigurationError(f"{name}: the text splitter {file.get('pre')!r} is not supported, only {known}")
     merges = [(pair[: pair.index(" ", 1)], pair[pair.index(" ", 1) + 1 :]) for pair in file["merges"]]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=splitter.whole))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splitter.parts())
@@ -198,7 +197,7 @@ def _byte_level_tokenizer(vocabulary: dict[str, int], file: Mapping[str, Any], n
 
 
 def _sentencepiece_tokenizer(vocabulary: dict[str, int], types: Sequence[int], file: Mapping[str, Any]) -> Tokenizer:
-    """Merges are all pairs of tokens that are a token together, the one of the highest score first."""
+    """Merges are all pairs of tokens that concatenate to a token, the highest score first."""
     kinds, scores = library().TokenType, file["scores"]
     texts = {token: id_ for token, id_ in vocabulary.items() if types[id_] == kinds.NORMAL}
     ranked = [

@@ -1,4 +1,4 @@
-"""Whether llama.cpp and transformers read texts as the same tokens, by trying."""
+"""Checks by trial that llama.cpp and transformers tokenise texts in the same way."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ TEXTS = (
     "<b>bold</b> <table><tr><td>1</td></tr></table> <think>\nso\n</think>\n\nthus",
 )
 ADDED = 256
-"""How many of the added tokens are tried; some vocabularies have thousands that nobody uses."""
+"""Maximum number of added tokens to try; some vocabularies have thousands of unused ones."""
 
 
 def check_vocabulary(other: Model, tokenizer: PreTrainedTokenizerBase, ends: Set[int], model: str) -> None:
-    """Compare the two on texts of many kinds and on the tokens that are added to the vocabulary.
+    """Compare the two on texts of many kinds and on the vocabulary's added tokens.
 
     Args:
-        other: In llama.cpp; the vocabulary is enough.
-        tokenizer: Of the checkpoint, for transformers.
+        other: The model in llama.cpp; its vocabulary is enough.
+        tokenizer: Tokenizer of the checkpoint, in transformers.
         ends: Tokens that end an answer of the checkpoint.
-        model: For messages.
+        model: Name of the model, for messages.
 
     Raises:
-        ConfigurationError: They differ; the message has the first text on which they do.
+        ConfigurationError: They differ; the message shows the first text on which they do.
     """
     for text in (*TEXTS, *_around_added_tokens(tokenizer)):
         own: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -50,7 +50,7 @@ def check_vocabulary(other: Model, tokenizer: PreTrainedTokenizerBase, ends: Set
             first, second = (tokenizer.convert_ids_to_tokens(some[at : at + 3]) for some in (own, ids))
             raise ConfigurationError(
                 f"{model}: transformers and llama.cpp read {text[:60]!r} as different tokens, {first} and {second}; "
-                "nothing is written, since the model would read nonsense"
+                "nothing is written, since the model would get wrong tokens"
             )
     own, ids = tokenizer("a")["input_ids"], other.encode("a", begin=True)
     if own != ids:
@@ -59,7 +59,7 @@ def check_vocabulary(other: Model, tokenizer: PreTrainedTokenizerBase, ends: Set
     unknown = sorted(id_ for id_ in ends if not other.ends(id_))
     if unknown:
         tokens = tokenizer.convert_ids_to_tokens(unknown)
-        raise ConfigurationError(f"{model}: llama.cpp would go on after {tokens}, where its answers end")
+        raise ConfigurationError(f"{model}: llama.cpp would continue after {tokens}, where its answers end")
 
 
 def _around_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Reward heads: from what a body gives at one token to the reward of a step."""
+"""Reward heads: from a body's hidden state at one token to the reward of a step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rsd_integrations.prm_formats import Layout
 
 
 class RewardHead(nn.Module):
-    """From hidden states to the probability that a step is right, in fp32.
+    """Maps hidden states to the probability that a step is correct, in fp32.
 
     Args:
-        layers: Linear layers, ReLU between them. Two outputs are the logits of wrong and right; one is a value, whose
-            sigmoid is the probability; more dimensions are an ensemble's values, whose mean probability counts.
+        layers: Linear layers with ReLU between them. Two outputs are the logits of wrong and correct; one is a value,
+            whose sigmoid is the probability; more dimensions are an ensemble's values, whose mean probability is used.
     """
 
     def __init__(self, layers: nn.Module) -> None:
@@ -31,14 +31,14 @@ class RewardHead(nn.Module):
         return out[..., 0].sigmoid() if out.dim() == 2 else out[..., 0].sigmoid().mean(0)
 
     def rewards(self, candidates: Sequence[tuple[Output, Layout]]) -> list[float]:
-        """Rewards of candidates, each by what its body gave at one place."""
+        """Rewards of candidates, each from the body's output at one position."""
         hidden = torch.cat([output.hidden for output, _ in candidates if output.hidden is not None])
         rewards: list[float] = self(hidden).tolist()
         return rewards
 
 
 class EnsembleLinear(nn.Module):
-    """Linear layers side by side: weight [member, in, out], bias [member, out]."""
+    """Parallel linear layers: weight [member, in, out], bias [member, out]."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class EnsembleLinear(nn.Module):
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A layer of these numbers, in their dtype."""
+    """A layer with these weights, in their dtype."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
     layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
     return layer

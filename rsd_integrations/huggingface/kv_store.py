@@ -1,4 +1,4 @@
-"""Keys and values of many sequences in one rectangle per layer: slots × length."""
+"""Keys and values of many sequences in rectangular tensors per layer: slots × length."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class SlotSequence(CachedSequence):
         super().__init__()
         self._store = store
         self.slot: int | None = None
-        """None while nothing is cached."""
+        """Index of the slot; None while nothing is cached."""
         self.epoch = 0
-        """Which of the store's tensors the slot is in; a slot of former ones is not given back."""
+        """Generation of the store's tensors to which the slot belongs; slots of earlier ones are not returned."""
         self.done: list[int] = []
-        """How many of the tokens each segment of layers has run, where some are deferred (early exit)."""
+        """Number of tokens that each segment of layers has run, if some are deferred (early exit)."""
 
     def truncate(self, count: int) -> None:
         super().truncate(count)
@@ -48,7 +48,7 @@ class SlotSequence(CachedSequence):
 
     def __del__(self) -> None:
         if self.slot is not None:
-            self._store.freed.append((self.epoch, self.slot))  # by any thread, so the store looks at it later
+            self._store.freed.append((self.epoch, self.slot))  # in any thread, so the store handles it later
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ class LayerShape:
 class KVStore(Store):
     """A tensor [slots, heads, length, width] of keys and one of values per layer, grown by doubling within a budget.
 
-    Sequences in neighbouring slots are one view, so that attention over them needs no copy; the lowest free slot is
-    taken first to keep them together.
+    Adjacent slots are one view, so that attention over them needs no copy; the lowest free slot is taken first to keep
+    sequences together.
     """
 
     def __init__(
@@ -76,26 +76,26 @@ class KVStore(Store):
         context: int,
         deferred: int = 0,
     ) -> None:
-        """Begin without slots.
+        """Create a store without slots.
 
         Args:
             layers: Sizes of a token's keys and values.
-            dtype: Of keys and values.
-            device: Where everything is.
-            budget: Bytes, at most.
-            context: Longest sequence.
-            deferred: Width of the hidden state that is kept of each token, with which it goes on in deeper layers
-                later; 0 where every token runs through all layers at once.
+            dtype: Dtype of keys and values.
+            device: Device of all tensors.
+            budget: Maximum size in bytes.
+            context: Maximum sequence length.
+            deferred: Width of the hidden state kept for each token, from which it continues in deeper layers later; 0
+                if every token runs through all layers at once.
 
         Raises:
-            ConfigurationError: The budget does not hold one sequence.
+            ConfigurationError: The budget is too small for one sequence.
         """
         values = sum(layer.heads * (layer.key + layer.value) for layer in layers)
         self.token_bytes = dtype.itemsize * values + torch.float32.itemsize * deferred
-        """Bytes of one token's keys and values, and of its hidden state where that is kept."""
+        """Bytes of one token's keys and values, and of its hidden state if kept."""
         if budget < self.token_bytes * context:
             raise ConfigurationError(
-                f"a cache of {budget / 1e6:,.1f} MB does not hold one sequence of {context} tokens, which takes "
+                f"a cache of {budget / 1e6:,.1f} MB cannot hold one sequence of {context} tokens, which takes "
                 f"{self.token_bytes * context / 1e6:,.1f} MB; raise cache_bytes"
             )
         self.budget, self.context, self.size = budget, context, f"{budget / 1e6:.4g} MB"
@@ -103,9 +103,9 @@ class KVStore(Store):
         self.keys: list[Tensor] = [torch.empty(0, s.heads, 0, s.key, dtype=dtype, device=device) for s in layers]
         self.values: list[Tensor] = [torch.empty(0, s.heads, 0, s.value, dtype=dtype, device=device) for s in layers]
         self.states: list[Tensor] = [torch.empty(0, 1, 0, deferred, device=device)] if deferred else []
-        """One tensor of hidden states, shaped like the others and in fp32, where tokens are deferred."""
+        """A tensor of fp32 hidden states, shaped like the others, if tokens are deferred."""
         self.freed: deque[tuple[int, int]] = deque()
-        """Epochs and slots given back by any thread."""
+        """Epochs and slots returned by any thread."""
         self._epoch = 0
         self._free: list[int] = []
         self._live: WeakValueDictionary[int, SlotSequence] = WeakValueDictionary()
@@ -147,7 +147,7 @@ class KVStore(Store):
         return copy
 
     def move(self, slot: int, begin: int, chosen: Sequence[int]) -> None:
-        """Put some of a slot's tokens, given by their places after `begin`, end to end from there on."""
+        """Compact some of a slot's tokens, given as offsets from `begin`, into consecutive positions from there."""
         sources = begin + torch.tensor(chosen, device=self.keys[0].device)
         for tensor in (*self.keys, *self.values):
             tensor[slot, :, begin : begin + len(chosen)] = tensor[slot, :, sources]
@@ -196,12 +196,12 @@ class KVStore(Store):
             self._live.pop(slot, None)
 
     def _resize(self, slots: int, length: int) -> None:
-        """Move everything that lives into new tensors, side by side."""
+        """Move all live sequences into new tensors, in adjacent slots."""
         live = sorted(self._live.items())
         old = torch.tensor([slot for slot, _ in live], dtype=torch.long, device=self.keys[0].device)
         for tensors in (self.keys, self.values, self.states):
             for i, tensor in enumerate(tensors):
-                # Zeros: what is masked has no weight, but not even a weight of zero would take away a NaN.
+                # Zeros, since masked entries have weight zero, and zero times NaN would be NaN.
                 moved = tensor.new_zeros(slots, tensor.shape[1], length, tensor.shape[3])
                 both = min(self.length, length)
                 moved[: len(live), :, :both] = tensor[old, :, :both]

@@ -30,7 +30,7 @@ class HuggingFaceLikelihood(CausalLM, LikelihoodVerifier):
         cache_bytes: float | None = None,
         template: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take over a model; `how` is that of `LikelihoodVerifier`, the rest as in `parts_of`."""
+        """Take over a model; `how` as for `LikelihoodVerifier`, the rest as for `parts_of`."""
         super().__init__(*parts_of(model, tokenizer, name, cache_bytes, template), how)
 
 
@@ -44,9 +44,9 @@ def load_likelihood(
     cache_bytes: float | None = None,
     template: Mapping[str, Any] | None = None,
 ) -> HuggingFaceLikelihood:
-    """Load a causal language model as likelihood verifier; arguments and errors as in `load_generator`.
+    """Load a causal language model as a likelihood verifier; arguments and errors as for `load_generator`.
 
-    `how` is that of `LikelihoodVerifier`.
+    `how` is as for `LikelihoodVerifier`.
     """
     where = loading.choose_device(device)
     kind = dtypes.named_dtype(dtype, where)
@@ -54,6 +54,6 @@ def load_likelihood(
     files = loading.shards(folder, model, allow_pickles)
     kind = kind or dtypes.default_dtype(where, files, model)
     tokenizer = load_tokenizer(folder)
-    chat_template(tokenizer, template)  # refuses what it does not take, before the weights are read
+    chat_template(tokenizer, template)  # refuses unused arguments before the weights are read
     weights = loading.load_causal_lm(folder, kind, where, allow_pickles)
     return HuggingFaceLikelihood(weights, tokenizer, model, how, cache_bytes, template)

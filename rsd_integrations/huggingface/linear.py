@@ -1,4 +1,4 @@
-"""Linear layers over copies of their weights in the layouts that a CPU multiplies fastest."""
+"""Linear layers with copies of their weights in the layouts that a CPU multiplies fastest."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rsd_integrations.huggingface import digits
 from rsd_integrations.huggingface.digits import Digits, Int8Linear
 
 BLOCKS_FROM = 100_000
-"""Entries from which oneDNN's blocks pay: below, preparing its call takes longer than it saves."""
+"""Number of weights from which oneDNN's blocks pay off: below, preparing the call takes longer than it saves."""
 _BATCH_ROWS = 8
-"""Rows that the blocks are chosen for."""
+"""Rows for which the blocks are chosen."""
 
 
 class Linear(nn.Module):
-    """x · Wᵀ + b, of one layer or of several that read the same input: what they give lies side by side.
+    """x · Wᵀ + b, of one layer or of several with the same input, whose outputs are concatenated.
 
-    Layers keep views of the fused weight. A CPU's matrix library is slow at the few rows that decoding has, by how
-    much depends on its maker; so where memory allows there is a copy beside it, in oneDNN's blocks or transposed.
+    Layers keep views of the fused weight. CPU matrix libraries are slow at the few rows of decoding, by how much
+    depends on the vendor; so if memory allows there is also a copy, in oneDNN's blocks or transposed.
     """
 
     def __init__(self, *layers: nn.Linear, copy: bool) -> None:
-        """Take over layers; with `copy`, spend memory on a layout of its own."""
+        """Take over layers; with `copy`, spend memory on a separate layout."""
         super().__init__()
         self.bias = None if layers[0].bias is None else _fused([layer.bias for layer in layers])
         weight = layers[0].weight.detach() if len(layers) == 1 else _fused([layer.weight for layer in layers])
@@ -34,12 +34,12 @@ class Linear(nn.Module):
         self.columns = weight.t()
         if copy and weight.numel() >= BLOCKS_FROM and has_blocks(weight.dtype):
             self.blocks = torch.ops.mkldnn._reorder_linear_weight.default(weight, _BATCH_ROWS)
-            self.columns = weight.new_empty(0)  # not used, and nothing here keeps the weight in memory
+            self.columns = weight.new_empty(0)  # unused, and does not keep the weight in memory
         elif copy:
             self.columns = self.columns.contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        """For every row of x, in the weights' dtype."""
+        """Apply to every row of x, in the weights' dtype."""
         blocks, bias, x = self.blocks, self.bias, x.to(self.columns.dtype)
         if blocks is not None:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
@@ -47,26 +47,26 @@ class Linear(nn.Module):
         return torch.mm(x, self.columns) if bias is None else torch.addmm(bias, x, self.columns)
 
     def onto(self, sum_: Tensor, x: Tensor) -> Tensor:
-        """What it gives, added to something in fp32; for layers without bias."""
+        """The output added to an fp32 tensor; for layers without bias."""
         if self.blocks is None and x.dtype == sum_.dtype:
             return torch.addmm(sum_, x, self.columns)
         return sum_ + self.forward(x)
 
 
 class WideLinear(nn.Module):
-    """x · Wᵀ in fp32, of weights in fewer bits, where the device's matrix library gives that."""
+    """x · Wᵀ in fp32 from weights in fewer bits, if the device's matrix library supports it."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.columns = weight.detach().t()
 
     def forward(self, x: Tensor) -> Tensor:
-        """For every row of x."""
+        """Apply to every row of x."""
         return torch.mm(x.to(self.columns.dtype), self.columns, out_dtype=torch.float32)
 
 
 def fused(*layers: nn.Module, copy: bool) -> Linear | Digits:
-    """Layers that read the same input as one, in fp32 or in less."""
+    """Fuse layers that read the same input, in fp32 or fewer bits."""
     if isinstance(layers[0], Int8Linear):
         return digits.fused([layer for layer in layers if isinstance(layer, Int8Linear)])
     linear: Any = layers
@@ -74,9 +74,9 @@ def fused(*layers: nn.Module, copy: bool) -> Linear | Digits:
 
 
 def output_head(layer: nn.Linear, copy: bool) -> nn.Module:
-    """An output head whose logits are in fp32, whatever its weights are in: in bf16 the best of them would tie.
+    """An output head with fp32 logits, whatever the weights' dtype: in bf16 the largest would tie.
 
-    On a CPU, whose library rounds what it gives to the weights' dtype, the weights are held in two whole numbers each.
+    On a CPU, whose library rounds outputs to the weights' dtype, each weight is stored as two integers.
     """
     weight = layer.weight
     if weight.dtype == torch.float32 or layer.bias is not None:
@@ -87,7 +87,7 @@ def output_head(layer: nn.Linear, copy: bool) -> nn.Module:
 
 
 def _fused(parts: Sequence[Tensor]) -> Tensor:
-    """Weights or biases of some layers as one tensor, of which the layers keep views."""
+    """Weights or biases of several layers as one tensor, of which the layers keep views."""
     whole = torch.cat([part.detach() for part in parts])
     for part, view in zip(parts, whole.split_with_sizes([len(part) for part in parts]), strict=True):
         part.data = view
@@ -96,7 +96,7 @@ def _fused(parts: Sequence[Tensor]) -> Tensor:
 
 @cache
 def _widens(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether products of this dtype come in fp32 on a device; told by trying."""
+    """Whether a device can compute products of this dtype in fp32; determined by trying."""
     some = torch.ones(16, 16, dtype=dtype, device=device)
     try:
         return torch.mm(some, some, out_dtype=torch.float32).dtype == torch.float32
@@ -106,7 +106,7 @@ def _widens(dtype: torch.dtype, device: torch.device) -> bool:
 
 @cache
 def has_blocks(dtype: torch.dtype) -> bool:
-    """Whether this build and this CPU have oneDNN's blocks for a dtype; told by trying."""
+    """Whether this build and this CPU have oneDNN's blocks for a dtype; determined by trying."""
     try:
         torch.ops.mkldnn._reorder_linear_weight.default(torch.zeros(16, 16, dtype=dtype), _BATCH_ROWS)
     except (RuntimeError, AttributeError, NotImplementedError):

@@ -1,4 +1,4 @@
-"""Checkpoints: from a hub id or a folder to weights and tokenizer, without remote code and without pickles."""
+"""Finds and loads checkpoints from a hub id or a folder, without remote code and without pickles."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
-"""What is fetched of a repository: no code, and pickles only where they are asked for."""
+"""Files fetched from a repository: no code, and pickles only on request."""
 
 _loading = threading.Lock()
 _loaded: WeakValueDictionary[tuple[Path, torch.dtype, torch.device], PreTrainedModel] = WeakValueDictionary()
 
 
 def find(model: str, pickles: bool = False) -> Path:
-    """The folder of a checkpoint, fetched from the hub where it is no folder here.
+    """The folder of a checkpoint, fetched from the hub unless it is a local folder.
 
     Raises:
-        ConfigurationError: Neither a folder with a checkpoint nor a repository that can be reached.
+        ConfigurationError: It is neither a folder with a checkpoint nor a reachable repository.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -53,7 +53,7 @@ def find(model: str, pickles: bool = False) -> Path:
         names = [] if (folder / "config.json").exists() else _gguf_names(model, folder)
     except (RepositoryNotFoundError, HFValidationError, OSError) as error:
         raise ConfigurationError(
-            f"{model!r} is no folder here and could not be fetched from the hub ({type(error).__name__}: {error}). "
+            f"{model!r} is not a local folder and could not be fetched from the hub ({type(error).__name__}: {error}). "
             "Check the name, or give the path of a folder."
         ) from error
     if names:
@@ -62,7 +62,7 @@ def find(model: str, pickles: bool = False) -> Path:
 
 
 def _gguf_names(repository: str, folder: Path) -> list[str]:
-    """The GGUF files of a repository; without the hub those that were fetched."""
+    """The GGUF files of a repository; if the hub is unreachable, those fetched before."""
     from huggingface_hub import list_repo_files
 
     try:
@@ -73,10 +73,10 @@ def _gguf_names(repository: str, folder: Path) -> list[str]:
 
 
 def _is_gguf(what: str, file: str) -> str:
-    """What to say where a checkpoint is looked for and a GGUF file is there."""
+    """The error message for a GGUF file in place of a checkpoint."""
     return (
-        f"{what} holds GGUF and no checkpoint of transformers; write gguf:{file} (likelihood:gguf={file}, "
-        f'prm:gguf={file},head=FOLDER as verifier), which takes pip install "{DISTRIBUTION}[llamacpp]"'
+        f"{what} holds GGUF and not a transformers checkpoint; write gguf:{file} (likelihood:gguf={file}, "
+        f'prm:gguf={file},head=FOLDER as verifier), which needs pip install "{DISTRIBUTION}[llamacpp]"'
     )
 
 
@@ -102,10 +102,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The wanted device, or the best one there is.
+    """The requested device, or the best one available.
 
     Raises:
-        ConfigurationError: torch knows no such device, or has none here.
+        ConfigurationError: torch does not know the device, or it is not available.
     """
     if device is not None:
         try:
@@ -114,7 +114,7 @@ def choose_device(device: str | None) -> torch.device:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigurationError(
-                f"device {device!r} cannot be used here ({reason}); choose cpu, or name none to take the best there is"
+                f"device {device!r} cannot be used here ({reason}); choose cpu, or omit it to use the best one"
             ) from error
         return where
     if torch.cuda.is_available():
@@ -123,7 +123,7 @@ def choose_device(device: str | None) -> torch.device:
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickles: bool) -> PreTrainedModel:
-    """A causal language model, ready to run; one that is loaded already is shared by all who use it.
+    """Load a causal language model, or share one already loaded.
 
     Raises:
         ConfigurationError: It does not fit into the device's free memory.
@@ -133,7 +133,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickl
         model: PreTrainedModel | None = _loaded.get(key)
         if model is None:
             dtypes.check_layers(dtype, read_config(folder), str(folder))
-            kind = dtypes.computed_in(dtype)  # in which int8 is read, and then put into fewer bits
+            kind = dtypes.computed_in(dtype)  # int8 models are read in this dtype, then quantised
             memory.check_fit(
                 [memory.model_memory(str(folder), shards(folder, "", pickles), read_config(folder), kind)], device
             )
@@ -145,19 +145,19 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickl
 
 
 def forget(model: int) -> None:
-    """Share a model, by its identity, no more: whoever asks for it next loads it anew."""
+    """Stop sharing a model, given by its `id`, so that the next load reads it again."""
     for key, one in list(_loaded.items()):
         if id(one) == model:
             _loaded.pop(key, None)
 
 
 def of_transformers(model: PreTrainedModel | BareModel) -> PreTrainedModel:
-    """A model as transformers makes it."""
+    """The model as loaded by transformers."""
     return model.transformers if isinstance(model, BareModel) else model
 
 
 def flops_of(model: PreTrainedModel | BareModel) -> float:
-    """FLOPs per token of a language model, its output head included."""
+    """FLOPs per token of a language model, including its output head."""
     if isinstance(model, BareModel):
         return model.flops_per_token
     head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
@@ -165,7 +165,7 @@ def flops_of(model: PreTrainedModel | BareModel) -> float:
 
 
 def flops_per_token(body: nn.Module, *heads: nn.Module) -> float:
-    """Two FLOPs per weight that multiplies: all but the input embeddings, which are only looked up."""
+    """Two FLOPs per multiplied weight: all except input embeddings, which are only looked up."""
     lookups = {id(module.weight) for module in body.modules() if isinstance(module, nn.Embedding)}
     weights = {id(p): p.numel() for p in body.parameters() if id(p) not in lookups}
     for head in heads:  # an output head counts even when it is tied to the embeddings

@@ -1,4 +1,4 @@
-"""Memory: what a device has, what models will take of it, and what to change where they do not fit."""
+"""The memory of a device, the memory models will need, and advice if they do not fit."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from rsd_integrations.huggingface.context import context_of
 from rsd_integrations.inprocess.memory import ModelMemory, check_room, free_machine_memory, machine_memory
 
 ADVICE = (
-    "Load in bfloat16 (half of float32) or, on a CPU, int8 (a quarter), take smaller models, put one on another device "
+    "Load in bfloat16 (half of float32) or, on a CPU, int8 (a quarter), use smaller models, put one on another device "
     "(device=), or serve one and use it as openai:MODEL@URL"
 )
-"""What to change where models do not fit."""
+"""Advice if models do not fit."""
 _OF_LAYERS = re.compile(r"\b(?:layers|blocks|h)\.\d+\.")
-"""Names of tensors of layers, in all of transformers' families."""
+"""Matches the names of layers' tensors in all model families of transformers."""
 COPY_SHARE = 4
-"""Weights that take less than one part in so many of a CPU's free memory are held a second time, in a faster layout."""
+"""Weights that take less than this fraction (one part in 4) of a CPU's free memory get a copy in a faster layout."""
 
 
 def total_memory(device: torch.device) -> float:
-    """Bytes of memory that a device has."""
+    """Bytes of memory of a device."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     return machine_memory()
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes of memory that are free, or that the system would free, on a device."""
+    """Bytes of memory on a device that are free or that the system would free."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return free_machine_memory()
 
 
 def has_weight_copy(weights: float, room: float, device: torch.device) -> bool:
-    """Whether weights are held a second time.
+    """Whether weights get a copy in a faster layout.
 
     Args:
-        weights: Their bytes.
-        room: Bytes that are free beside them and a sequence as long as the context.
-        device: Where they are; a GPU has no use for it.
+        weights: Their size in bytes.
+        room: Bytes left free by them and by one sequence as long as the context.
+        device: Their device; GPUs do not need a copy.
     """
     return device.type == "cpu" and COPY_SHARE * weights < room
 
 
 def weight_bytes(models: Sequence[ModelMemory], device: torch.device) -> list[float]:
-    """Most bytes that the weights of each model take, loaded in this order.
+    """Maximum bytes that the weights of each model take, loaded in this order.
 
-    Second copies count as if all models ran fused.
+    Copies count as if all models ran fused.
     """
     room, sizes = free_memory(device), []
     for one in models:
@@ -66,7 +66,7 @@ def weight_bytes(models: Sequence[ModelMemory], device: torch.device) -> list[fl
 
 
 def count_weights(files: Sequence[Path]) -> int:
-    """Weights in safetensors files, by their headers."""
+    """Number of weights in safetensors files, by their headers."""
     return sum(prod(shape) for _, shape in _shapes(files))
 
 
@@ -80,18 +80,18 @@ def model_memory(
     head: bool = True,
     deferring: bool = False,
 ) -> ModelMemory:
-    """What a checkpoint will take in a dtype, by its weights' headers and its config.json.
+    """The memory a checkpoint will need in a dtype, by its weights' headers and its config.json.
 
-    Keys and values are those of plain grouped attention.
+    Assumes plain grouped-query attention for keys and values.
 
     Args:
-        name: Shown to people.
-        files: Its safetensors.
+        name: Display name.
+        files: Its safetensors files.
         raw: Its config.json.
-        dtype: Of the weights of its layers.
-        rest: Of everything else: embeddings, output head, keys and values; by default the same.
+        dtype: Dtype of its layers' weights.
+        rest: Dtype of everything else: embeddings, output head, keys and values; by default the same.
         head: Whether its output head is used.
-        deferring: Whether a hidden state of each token is kept too, as early exit does.
+        deferring: Whether a hidden state of each token is kept too, as for early exit.
     """
     from transformers import PreTrainedConfig
 
@@ -106,7 +106,7 @@ def model_memory(
     of_layers = [shape for tensor, shape in shapes if len(shape) == 2 and _OF_LAYERS.search(tensor)]
     layers = sum(map(prod, of_layers))
     size, copy = float(total * rest.itemsize), float(total * rest.itemsize)
-    if dtype == torch.int8:  # a number of 8 bits each, and a scale of 32 bits for every row of a matrix
+    if dtype == torch.int8:  # 8 bits per weight, and a 32-bit scale per matrix row
         rows = sum(rows for rows, _ in of_layers)
         size, copy = float((total - layers) * rest.itemsize + layers + 4 * rows), 0.0
     wide = 0.0
@@ -116,21 +116,21 @@ def model_memory(
 
 
 def _shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The tensors of safetensors files, by their headers."""
+    """Names and shapes of the tensors of safetensors files, by their headers."""
     for file in files:
         with safe_open(file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 - it is no dictionary
+            for key in opened.keys():  # noqa: SIM118 - not a dictionary
                 yield key, tuple(opened.get_slice(key).get_shape())
 
 
 def check_fit(models: Sequence[ModelMemory], device: torch.device) -> float:
-    """Say whether models fit before they are loaded.
+    """Check that models fit before they are loaded.
 
     Returns:
-        The bytes that are free.
+        The number of free bytes.
 
     Raises:
-        ConfigurationError: They do not; the message says what each takes, and what can be changed.
+        ConfigurationError: They do not fit; the message says what each needs and what can be changed.
     """
     room = free_memory(device)
     check_room(models, weight_bytes(models, device), room, str(device), ADVICE)

@@ -1,4 +1,4 @@
-"""Merging two models of the same base into one that plays both roles (paper, Table 4)."""
+"""Merges two models with the same base into one that plays both roles (paper, Table 4)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rsd_integrations.huggingface.shared import HEAD
 
 Method = Literal["linear", "ties"]
 COPIED_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
-"""Files of the writing model that the merged checkpoint takes over."""
+"""Files copied from the language model to the merged checkpoint."""
 
 
 def merge(
@@ -31,25 +31,25 @@ def merge(
     base: str | None = None,
     density: float = 0.5,
 ) -> Path:
-    """Merge a language model with a reward model of the same base into one checkpoint.
+    """Merge a language model and a reward model with the same base into one checkpoint.
 
     Args:
         writer: The language model, hub id or folder; its output head and tokenizer are kept.
         rewarder: The reward model, with its `step_head.safetensors`, which is kept.
-        out: Folder of the merged checkpoint; must not hold one.
-        method: `linear` averages the weights; `ties` adds to the base what each has learned, trimmed to its largest
-            changes and where the two agree in sign (Yadav et al., arXiv 2306.01708).
-        weight: Of the reward model, in [0, 1]; the language model has the rest. For `ties`, the share of its changes.
-        base: What both were trained from; needed by `ties`.
-        density: Share of its changes that each model keeps under `ties`, in (0, 1].
+        out: Folder of the merged checkpoint; must not hold one already.
+        method: `linear` averages the weights; `ties` adds each model's changes to the base, trimmed to the largest and
+            merged where the two agree in sign (Yadav et al., arXiv 2306.01708).
+        weight: Weight of the reward model, in [0, 1]; the language model has the rest. For `ties`, of its changes.
+        base: The model from which both were trained; required for `ties`.
+        density: Share of each model's changes that `ties` keeps, in (0, 1].
 
     Raises:
-        ConfigurationError: The models are of different shapes, or an argument is out of its range.
+        ConfigurationError: The models have different shapes, or an argument is out of range.
     """
     if not 0 <= weight <= 1 or not 0 < density <= 1:
-        raise ConfigurationError(f"weight is in [0, 1] and density in (0, 1] (got {weight} and {density})")
+        raise ConfigurationError(f"weight must be in [0, 1] and density in (0, 1] (got {weight} and {density})")
     if method == "ties" and base is None:
-        raise ConfigurationError("ties merges what the models learned since their base; name it: --base MODEL")
+        raise ConfigurationError("ties merges the models' changes to their base; name it: --base MODEL")
     if (out / "config.json").exists():
         raise ConfigurationError(f"{out} already contains a checkpoint; choose another folder")
     folder = loading.find(rewarder)
@@ -84,7 +84,7 @@ def _merged(mine: Tensor, other: Tensor, base: Tensor | None, method: Method, we
         raise MissingDependency(missing.name or "peft", "merge", "ties merging") from None
     assert base is not None
     changes = [mine.float() - base.float(), other.float() - base.float()]
-    # Twice the shares: the mean of what the two agree on, as a plain average has it.
+    # Twice the shares, so that where the two agree the result is their mean, as in a plain average.
     change: Tensor = ties(changes, torch.tensor([2 * (1 - weight), 2 * weight]), density)
     return (base.float() + change).to(mine.dtype)
 
@@ -98,15 +98,17 @@ def _weights(model: str) -> dict[str, Tensor]:
 def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
     for file in files:
         with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - no dictionary
+            for name in opened.keys():  # noqa: SIM118 - not a dictionary
                 yield name, opened.get_tensor(name)
 
 
 def _check(mine: Mapping[str, Tensor], other: Mapping[str, Tensor], writer: str, name: str) -> None:
     missing = sorted(set(mine) - set(other) - {"lm_head.weight"})
     if missing:
-        raise ConfigurationError(f"{name} lacks {len(missing)} tensors of {writer}, such as {missing[0]}: other models")
+        raise ConfigurationError(
+            f"{name} and {writer} are different models: it lacks {len(missing)} tensors, such as {missing[0]}"
+        )
     for key, tensor in mine.items():
         if key in other and tensor.shape != other[key].shape:
             shapes = f"{tuple(tensor.shape)} and {tuple(other[key].shape)}"
-            raise ConfigurationError(f"{writer} and {name} are of different shapes: {key} is {shapes}")
+            raise ConfigurationError(f"{writer} and {name} have different shapes: {key} is {shapes}")

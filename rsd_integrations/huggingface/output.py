@@ -1,4 +1,4 @@
-"""What a model of torch gives at some positions."""
+"""Outputs of a torch model at some positions."""
 
 from __future__ import annotations
 

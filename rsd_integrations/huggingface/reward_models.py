@@ -1,4 +1,4 @@
-"""Reward models from checkpoints: a native body, a head found by the names of its tensors, and checks of both."""
+"""Loads reward models from checkpoints: a native body, a head found by its tensor names, and checks of both."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ class Weights:
         files = loading.shards(folder, model, pickles)
         for file in files:
             with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 - it is no dictionary
+                for name in opened.keys():  # noqa: SIM118 - not a dictionary
                     self._files[name] = file
                     self.shapes[name] = tuple(opened.get_slice(name).get_shape())
         for file in [] if files else sorted(folder.glob("*.bin")):
-            # Restricted to tensors; the map keeps all but what is used on disk.
+            # Restricted to tensors; memory mapping reads only those used.
             self._pickled |= torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         self.shapes |= {name: tuple(tensor.shape) for name, tensor in self._pickled.items()}
 
     def file_of(self, name: str) -> str | None:
-        """Name of the safetensors file that holds a tensor; None of pickled ones."""
+        """Name of the safetensors file that holds a tensor; None for a pickled one."""
         return self._files[name].name if name in self._files else None
 
     def rows(self, name: str, rows: list[int] | None = None) -> Tensor:
         """A tensor, or some of its rows, in fp32.
 
         Raises:
-            ConfigurationError: It holds something that is no number.
+            ConfigurationError: It is not finite.
         """
         if name in self._pickled:
             tensor = self._pickled[name] if rows is None else self._pickled[name][rows]
@@ -92,18 +92,18 @@ def load_verifier(
 
     Args:
         model: Hub id or folder.
-        dtype: Of the body, by default as in `load_generator`. The head is always fp32.
-        device: As torch names it; by default a GPU where there is one.
-        format: Name of its format, where its weights and its name do not tell; `rsd models` lists them.
-        separator: What it was trained to read scores at, where models of its format differ in that.
-        context: Longest sequence in tokens, in place of the checkpoint's `max_position_embeddings`.
-        allow_pickles: Also read weights that are no safetensors. They can run code: only for sources you trust.
-        cache_bytes: For keys and values; by default an eighth of the device's memory.
-        exits: File of exits, as `rsd distill-exits` makes it: most steps are then read in some of the layers.
+        dtype: Dtype of the body, by default as for `load_generator`. The head is always in fp32.
+        device: Device in torch's notation; by default a GPU if there is one.
+        format: Name of its format, if its weights and its name do not show it; `rsd models` lists them.
+        separator: The token at which it was trained to give scores, if models of its format differ in it.
+        context: Maximum sequence length in tokens, in place of the checkpoint's `max_position_embeddings`.
+        allow_pickles: Also read weights that are not safetensors. They can run code: only for sources you trust.
+        cache_bytes: Memory for keys and values; by default an eighth of the device's memory.
+        exits: Exit file written by `rsd distill-exits`: most steps then run only some of the layers.
 
     Raises:
-        ConfigurationError: No such checkpoint, no safetensors in it, no reward head that is known, a body that is not
-            whole, a tokenizer that does not know the format's separator or words, or exits of another model.
+        ConfigurationError: There is no such checkpoint, it has no safetensors, no known reward head, an incomplete
+            body, or a tokenizer without the format's separator or words, or the exits belong to another model.
     """
 
     def read_exits(identity: str, config: PretrainedConfig) -> Exits:
@@ -136,11 +136,11 @@ def load_with_exits(
     allow_pickles: bool = False,
     cache_bytes: float | None = None,
 ) -> HuggingFaceVerifier:
-    """Load a reward model with exits that are made once it is known, before its weights are read.
+    """Load a reward model with exits that are created after its configuration and before its weights are read.
 
     Args:
-        model: See `load_verifier`, as for the other arguments and the errors.
-        make_exits: From the model's fingerprint and its configuration to exits; None for no exits.
+        model: See `load_verifier`, also for the other arguments and the errors.
+        make_exits: Creates exits from the model's fingerprint and configuration; None for no exits.
         dtype: See there.
         device: See there.
         format: See there.
@@ -171,9 +171,9 @@ def load_with_exits(
 
 
 def fingerprint(weights: Weights, layout: str) -> str:
-    """What tells a reward model from every other: some of each of its tensors, and how it is written to.
+    """A hash that identifies a reward model: part of each of its tensors, and its format.
 
-    A model that was trained further has other numbers in every tensor that was trained, so a row of each is enough.
+    Further training changes every trained tensor throughout, so one row of each is enough.
     """
     digest = hashlib.sha256(layout.encode())
     for name, shape in sorted(weights.shapes.items()):
@@ -184,11 +184,11 @@ def fingerprint(weights: Weights, layout: str) -> str:
 def _body(
     folder: Path, config: PretrainedConfig, dtype: torch.dtype, where: torch.device, weights: Weights, pickles: bool
 ) -> PreTrainedModel:
-    """The native body, checked to be whole: what is missing or not finite would make every score random."""
+    """The native body, checked to be complete: missing or non-finite weights would make every score random."""
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     native: Any = MODEL_MAPPING[type(config)]
-    # The heads are none of the body's business.
+    # The body ignores the heads' tensors.
     body_class: Any = type(native.__name__, (native,), {"_keys_to_ignore_on_load_unexpected": [".*"]})
     with quiet():
         body, loading_info = body_class.from_pretrained(
@@ -202,7 +202,7 @@ def _body(
     if loading_info["missing_keys"] or loading_info.get("mismatched_keys"):
         lost = sorted(str(key) for key in (*loading_info["missing_keys"], *loading_info.get("mismatched_keys", ())))
         raise ConfigurationError(
-            f"{model}: {len(lost)} tensors of the body are not in its weights, {', '.join(lost[:3])} first. Is the "
+            f"{model}: {len(lost)} tensors of the body are missing in its weights, {', '.join(lost[:3])} first. Is the "
             "download complete, and does config.json belong to it?"
         )
     nn.Module.to(body, where)
@@ -210,11 +210,11 @@ def _body(
     for name, buffer in body.named_buffers():
         # Frequencies of rotary embeddings are in (0, 1]; uninitialised memory is not.
         if not torch.isfinite(buffer).all() or ("inv_freq" in name and not ((buffer > 0) & (buffer <= 1)).all()):
-            raise ConfigurationError(f"{model}: the buffer {name} holds no sensible numbers after loading")
+            raise ConfigurationError(f"{model}: the buffer {name} holds invalid numbers after loading")
     others = {str(p.dtype) for p in body.parameters() if p.dtype != dtypes.computed_in(dtype)}
     if others:
         raise ConfigurationError(
-            f"{model}: loaded with weights of {', '.join(sorted(others))} where {dtype} was asked for"
+            f"{model}: loaded with weights in {', '.join(sorted(others))} although {dtype} was requested"
         )
     if dtype == torch.int8:
         digits.quantise(body)
@@ -225,7 +225,7 @@ def _body(
 def _head(
     form: PRMFormat, reader: Reader[Any], weights: Weights, folder: Path, config: PretrainedConfig, pickles: bool
 ) -> RewardHead:
-    """The reward head, from the weights and from nowhere else."""
+    """The reward head, from the weights alone."""
     words = reader.words()
     if words is not None:
         return _word_head(words, weights, config)
@@ -250,18 +250,18 @@ def _linear_head(head: Head, weights: Weights) -> RewardHead:
 
 
 def _word_head(words: tuple[int, int], weights: Weights, config: PretrainedConfig) -> RewardHead:
-    """The language model's own head at two words, as a head with the logits of wrong and right."""
+    """The language model's output head at two words, as a head with the logits of wrong and correct."""
     tied = "model.embed_tokens.weight"
     name = "lm_head.weight" if "lm_head.weight" in weights.shapes else tied
     if name not in weights.shapes or (name == tied and not getattr(config, "tie_word_embeddings", False)):
         raise ConfigurationError(
-            f"{weights.model}: its weights hold no output head (lm_head.weight), whose words judge a step, and its "
+            f"{weights.model}: its weights hold no output head (lm_head.weight), whose logits judge a step, and its "
             "config.json does not tie one to the embeddings. Is the download complete?"
         )
     if getattr(config, "final_logit_softcapping", None):
         raise ConfigurationError(
-            f"{weights.model}: models of the type {config.model_type!r} bend the logits of their words, by which no "
-            "reward is read here; use it as judge,mode=yes_no:hf:…"
+            f"{weights.model}: models of the type {config.model_type!r} cap their logits, from which no "
+            "reward can be read here; use it as judge,mode=yes_no:hf:…"
         )
     right, wrong = words
     # Granite and Cohere scale their logits.

@@ -1,4 +1,4 @@
-"""Models of torch in an engine: their KV store, their forward passes, their sampling."""
+"""Runs torch models in an engine: their KV store, forward passes and sampling."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SAMPLED_AT_ONCE = 64
-"""Most tokens that are sampled at once, which takes memory for some copies of their logits."""
+"""Maximum tokens sampled at once, since sampling takes memory for several copies of their logits."""
 
 _creation = threading.Lock()
 _runners: WeakValueDictionary[int, TorchRunner] = WeakValueDictionary()
-"""By the identity of the model, which a runner keeps alive."""
+"""By the `id` of the model, which a runner keeps alive."""
 
 
 class TorchRunner(Runner):
-    """Runs a model of torch, fused where it is of a plain kind, otherwise by its own modules."""
+    """Runs a torch model, fused if its architecture is supported, otherwise with its own modules."""
 
     device: torch.device
     store: KVStore
 
     @classmethod
     def of(cls, model: PreTrainedModel | BareModel, *, threads: int, budget: float | None = None) -> TorchRunner:
-        """The runner of a model, shared by all who use it; arguments and errors as for a new one."""
+        """The runner of a model, shared by all users; arguments and errors as for a new one."""
         with _creation:
             runner = _runners.get(id(model))
             if runner is None:
@@ -61,14 +61,14 @@ class TorchRunner(Runner):
         """Take over a model.
 
         Args:
-            model: A causal language model, or the body of one.
-            threads: For each operation on a CPU.
+            model: A causal language model, or its body.
+            threads: Threads per operation on a CPU.
             budget: Bytes for keys and values; by default an eighth of the device's memory.
-            deferring: Keep a hidden state of each token as well, for layers that run it later.
+            deferring: Whether to keep a hidden state of each token too, for layers that run it later.
 
         Raises:
-            ConfigurationError: The model does not work this way: it keeps something other than keys and values, or
-                its attention is of its own making.
+            ConfigurationError: The model is not supported: it caches something other than keys and values, or has
+                custom attention.
         """
         self.model = model
         in_int8 = model.int8 if isinstance(model, BareModel) else digits.is_quantised(model)
@@ -79,7 +79,7 @@ class TorchRunner(Runner):
             survey = model.survey()
         else:
             with explained(model):
-                expected = plain_output(model)  # with the attention it was made for
+                expected = plain_output(model)  # with its original attention
                 attention.register()
                 model.set_attn_implementation(attention.NAME)
                 survey = survey_attention(model)
@@ -91,17 +91,15 @@ class TorchRunner(Runner):
         weights = weights_of(model)
         room = free_memory(model.device) - store.token_bytes * context
         self.fused = FusedDecoder.of(model, survey, has_weight_copy(weights, room, model.device))
-        """Runs the model where it is of a plain kind; None where its own modules do."""
+        """Runs the model if its architecture is supported; None if its own modules do."""
         if self.fused is not None and expected is not None and not close(self._probe(), expected):
-            logger.warning(
-                "%s runs by its own modules, more slowly: fused, it gives other results", type(model).__name__
-            )
+            logger.warning("%s runs its own modules, more slowly: fused, its results differ", type(model).__name__)
             self.fused = None
         if self.fused is not None and not isinstance(model, BareModel) and digits.release(model):
-            finalize(self, loading.forget, id(model))  # without this runner it is of no use, even to who keeps it
+            finalize(self, loading.forget, id(model))  # unusable without this runner, even if referenced
         self._head: nn.Module | None = None
         self._head_inputs: list[Tensor] = []
-        """What the last forward pass by the modules gave to the output head."""
+        """The output head's input in the last forward pass of the modules."""
         if self.fused is None:
             assert expected is not None
             assert not isinstance(model, BareModel)
@@ -110,11 +108,11 @@ class TorchRunner(Runner):
                 self._head.register_forward_pre_hook(_capturing(self._head_inputs))
             with explained(model):
                 if not close(self._probe(), expected):
-                    raise ValueError("its results in a batch are others than alone")
+                    raise ValueError("its results in a batch differ from those alone")
 
     def use_threads(self, count: int) -> None:
         if count != torch.get_num_threads():
-            torch.set_num_threads(count)  # holds for this thread alone
+            torch.set_num_threads(count)  # applies to this thread only
 
     @torch.inference_mode()
     def start(self, call: Call[Any]) -> None:
@@ -129,7 +127,7 @@ class TorchRunner(Runner):
         super().fail(error)
 
     def _schedule(self) -> list[ScheduledRow]:
-        # Ordered after all have room, since slots move when room is made.
+        # Ordered after room is reserved for all, since that moves slots.
         return sorted(super()._schedule(), key=_place)
 
     def _compute(self, scheduled: Sequence[ScheduledRow]) -> TorchOutput:
@@ -146,8 +144,8 @@ class TorchRunner(Runner):
         return self._run(Batch(self.store, spans, ids, trees), indices)
 
     def _run(self, batch: Batch, indices: list[int]) -> TorchOutput:
-        """One pass over a batch; outputs at some of its tokens."""
-        output_indices: Tensor | None = None  # where all are, nothing has to be picked
+        """Run one pass over a batch; returns outputs at some of its tokens."""
+        output_indices: Tensor | None = None  # None if all are needed
         if len(indices) < len(batch.ids):
             output_indices = torch.tensor(indices, dtype=torch.long, device=batch.ids.device)
         if self.fused is not None:
@@ -167,7 +165,7 @@ class TorchRunner(Runner):
         return TorchOutput(self._head_inputs.pop(), logits[0])
 
     def _probe(self) -> Tensor:
-        """The output after a few tokens, the last of them on its own."""
+        """The output after a few tokens, of which the last is run separately."""
         sequence = self.store.sequence()
         sequence.activate()
         self.store.reserve(sequence, len(PROBE_IDS))
@@ -181,7 +179,7 @@ class TorchRunner(Runner):
     def _sample(self, output: Output, rows: Sequence[tuple[SampledRow, range]]) -> list[tuple[int, float]]:
         logits = output.logits
         order = [place for _, places in rows for place in places]
-        if order != list(range(logits.shape[0])):  # twins sample from the same logits
+        if order != list(range(logits.shape[0])):  # candidates may share logits
             logits = logits[order]
         possible = _possible(logits, [(row, len(places)) for row, places in rows])
         samplings: list[Sampling] = []
@@ -198,7 +196,7 @@ class TorchRunner(Runner):
             if part.is_cpu:
                 id_rows, logprob_rows = ids.tolist(), logprobs.tolist()
             else:
-                # One trip; ids are whole numbers in fp32 too.
+                # One transfer; ids are exact in fp32 too.
                 id_rows, logprob_rows = torch.stack((ids, logprobs)).tolist()
             sampled += [(int(id_), logprob) for (id_,), (logprob,) in zip(id_rows, logprob_rows, strict=True)]
         verification.judge(logits, possible, rows, sampled)
@@ -206,7 +204,7 @@ class TorchRunner(Runner):
 
 
 def _possible(logits: Tensor, rows: Sequence[tuple[SampledRow, int]]) -> Tensor:
-    """Logits of what rows may write at their outputs: as they are, but for those of rows with a grammar."""
+    """Logits at the rows' outputs, with tokens forbidden by a grammar masked."""
     begin, masked = 0, False
     for row, count in rows:
         if row.place is not None:
@@ -218,7 +216,7 @@ def _possible(logits: Tensor, rows: Sequence[tuple[SampledRow, int]]) -> Tensor:
 
 
 def _place(part: ScheduledRow) -> tuple[bool, int]:
-    """Rows that decode stand by their slots, so that neighbours are one view; the others come after them."""
+    """Sort key: decoding rows by slot, so that adjacent ones are one view; the others after them."""
     return part.new > 1, _slot(part.row.sequence)
 
 
@@ -228,7 +226,7 @@ def _slot(sequence: CachedSequence) -> int:
 
 
 def _capturing(inputs: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    """A hook that knows the list and not the runner: a model that nobody uses has to be freed at once."""
+    """A hook that refers to the list but not to the runner, so that an unused model is freed at once."""
 
     def capture(_head: nn.Module, args: tuple[Tensor, ...]) -> None:
         inputs[:] = [args[0][0]]
@@ -237,7 +235,7 @@ def _capturing(inputs: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]]
 
 
 def weights_of(model: PreTrainedModel | BareModel) -> float:
-    """Bytes that a model's weights take without copies."""
+    """Bytes of a model's weights, without copies."""
     if isinstance(model, nn.Module):
         return float(sum(weight.numel() * weight.itemsize for weight in model.parameters()))
     return float(model.num_parameters() * model.dtype.itemsize)

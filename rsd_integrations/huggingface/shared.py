@@ -1,7 +1,7 @@
-"""A verifier on the body of a model that also writes: one forward pass and one cache, so that a score costs a head.
+"""A verifier that shares the body of a generator: with one forward pass and one cache, a score only costs a head.
 
-The head reads what the body gives at the last token of a step. The model that goes on from the step would have run
-that token next anyhow; it finds it cached, with what the body gave.
+The head reads the body's hidden state at the last token of a step. The generator would have to run that token next
+anyway, and finds it cached, with the body's output.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from rsd_integrations.loaded_models import Resident
 from rsd_integrations.prm_formats import Layout
 
 HEAD = "step_head.safetensors"
-"""Linear layers `0`, `2`, … of the head, with ReLU between them, beside the weights of the language model."""
+"""Linear layers `0`, `2`, … of the head, with ReLU between them, stored next to the language model's weights."""
 
 
 class SharedVerifier(Resident, Verifier):
     """A reward head on a language model's body.
 
-    Used with the same checkpoint as drafter or target, it shares its weights, its forward passes and its cache. So it
-    reads what that reads: markers of thoughts too, if the model knows them.
+    If the same checkpoint is drafter or target, weights, forward passes and cache are shared. So it reads the same
+    text, including markers of thoughts, if the model knows them.
     """
 
     def __init__(self, generator: HuggingFaceGenerator, head: RewardHead, name: str) -> None:
@@ -44,16 +44,15 @@ class SharedVerifier(Resident, Verifier):
         self.flops_per_token = loading.flops_of(generator.runner.model) + loading.flops_per_token(head)
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """Probability that each candidate is right, given the path.
+        """Probability that each candidate is correct, given the path.
 
         Raises:
             PromptError: The prompt alone fills the model's context.
-            VerifierError: A step is a marker alone, path and step are longer than the context, or the score is no
-                number.
+            VerifierError: A step is only a marker, path and step exceed the context, or the score is not a number.
         """
         read, _ = self._marks.after(path, steps)
         if not all(read.own):
-            raise VerifierError(f"{self.name}: a step holds no token that could be judged")
+            raise VerifierError(f"{self.name}: a step has no token to judge")
         check_scored(read.prompt, len(read.prefix) + max(map(len, read.feeds)), self.context, self.name)
         layouts = [Layout(ids, read=(len(ids) - 1,)) for ids in read.feeds]
         call = ScoreCall(path, self.runner.cache, read.prefix, read.prompt, layouts, self.head.rewards)
@@ -68,17 +67,18 @@ def load_shared(
     cache_bytes: float | None = None,
     template: Mapping[str, Any] | None = None,
 ) -> SharedVerifier:
-    """Load the reward head of a merged checkpoint, as `rsd merge` makes it, with the body it shares.
+    """Load the reward head of a merged checkpoint, written by `rsd merge`, with the body that it shares.
 
     Args:
         model: Hub id or folder.
-        dtype: Of the body, as in `load_generator`; the head is always fp32.
-        device: As torch names it; by default a GPU where there is one.
-        cache_bytes: For keys and values; by default an eighth of the device's memory.
-        template: Arguments of the chat template; those of the generator that it shares the cache with.
+        dtype: Dtype of the body, as for `load_generator`; the head is always in fp32.
+        device: Device in torch's notation; by default a GPU if there is one.
+        cache_bytes: Memory for keys and values; by default an eighth of the device's memory.
+        template: Chat template arguments; the same as for the generator that shares the cache.
 
     Raises:
-        ConfigurationError: No such checkpoint, no reward head in it, or its chat template uses no such argument.
+        ConfigurationError: There is no such checkpoint, it has no reward head, or its chat template does not use an
+            argument.
     """
     folder = loading.find(model)
     file = folder / HEAD
@@ -89,7 +89,7 @@ def load_shared(
 
 
 def read_head(file: Folder) -> RewardHead:
-    """A head from its file."""
+    """Read a head from its file."""
     tensors = load_file(file)
     layers: list[nn.Module] = []
     for index in sorted(int(name.removesuffix(".weight")) for name in tensors if name.endswith(".weight")):

@@ -1,4 +1,4 @@
-"""Models that speculate: some tokens are proposed, and one pass verifies them all."""
+"""Speculative generation: tokens are proposed, and one pass verifies them all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class SpeculativeGenerator(Generator):
-    """The ability `SpeculativeTarget` of a language model."""
+    """A language model that implements `SpeculativeTarget`."""
 
     def __init__(
         self, runner: Runner, vocabulary: Vocabulary, eos_ids: frozenset[int], flops_per_token: float, name: str
@@ -39,7 +39,7 @@ class SpeculativeGenerator(Generator):
         self._proposer_states = ProposerStates()
 
     def checked_speculation(self, speculation: Speculation) -> Speculation:
-        """The same with proposer and rule as objects; see `SpeculativeTarget`."""
+        """The same speculation, with proposer and rule as objects; see `SpeculativeTarget`."""
         speculation = parsed(speculation)
         if speculation.proposer == DRAFTER:
             if speculation.drafter is None:
@@ -48,24 +48,24 @@ class SpeculativeGenerator(Generator):
         for part in (speculation.rule, *([] if speculation.proposer == DRAFTER else [speculation.proposer])):
             if part.vocabulary not in (None, self.vocabulary.identity):
                 raise ConfigurationError(
-                    f"{part!r} was made with another vocabulary than that of {self.name}: make its file again for this "
+                    f"{part!r} was made with a vocabulary other than that of {self.name}: make its file again for this "
                     "model"
                 )
-        if speculation.drafter is self:  # whose work is told apart by the model that it is of
+        if speculation.drafter is self:  # a copy, since usage is told apart by model
             return replace(speculation, drafter=copy.copy(speculation.drafter))
         return speculation
 
     def _check_drafter(self, speculation: Speculation, drafter: Generator) -> None:
-        """Refuse a drafter that is not enough for beams, or for the rule."""
+        """Refuse a drafter that does not suit beams or the rule."""
         same = drafter.vocabulary.identity == self.vocabulary.identity
         if speculation.beams is not None and not same:
             raise ConfigurationError(
                 f"beams of {self.name} need a drafter with its vocabulary: give another drafter, or use "
-                "SpeculativeDecoding, which goes by text"
+                "SpeculativeDecoding, which compares text"
             )
         if speculation.rule.needs_draws and not same:
             raise ConfigurationError(
-                f"{speculation.rule!r} compares distributions over one vocabulary: give a drafter with that of "
+                f"{speculation.rule!r} compares distributions over one vocabulary: give a drafter with the one of "
                 f"{self.name}, or another rule"
             )
 
@@ -88,11 +88,11 @@ class SpeculativeGenerator(Generator):
         if draft is None:
             return await run(self.runner, call)
         drafter = self._assistant(speculation)
-        draft.request_number = call.request_number  # one request, whoever makes it
+        draft.request_number = call.request_number  # both calls belong to one request
         try:
             generation = await run(self.runner, call)
         except BaseException as error:
-            source.close(())  # which the call does, if it ever began
+            source.close(())  # otherwise done by the call, if it began
             both = _of_both(self, usage_of(error) or call.usage, drafter, await _work_of(draft))
             if isinstance(error, asyncio.CancelledError):
                 if both.computed:
@@ -107,11 +107,10 @@ class SpeculativeGenerator(Generator):
     ) -> Generation:
         drafter = self._assistant(speculation)
         if self.grammar is not None:
-            raise ConfigurationError(f"{self.name} decodes no beams by a grammar: use SpeculativeDecoding")
+            raise ConfigurationError(f"{self.name} cannot decode beams with a grammar: use SpeculativeDecoding")
         if len(ids) + max_tokens > drafter.context:
             logger.warning(
-                "%s writes a step without beams: with the step the request may have %d tokens, and its drafter %s "
-                "reads no more than %d",
+                "%s writes a step without beams: the request may reach %d tokens, but its drafter %s reads at most %d",
                 self.name, len(ids) + max_tokens, drafter.name, drafter.context,
             )  # fmt: skip
             return await super()._write(path, ids, request, max_tokens, end, ())
@@ -120,7 +119,7 @@ class SpeculativeGenerator(Generator):
     def _source(
         self, path: Path, ids: list[int], request: StepRequest, speculation: Speculation
     ) -> tuple[Source, DraftCall | None]:
-        """What proposes, and the call of the drafter if that is a model."""
+        """The source of proposals, and the drafter's call if the drafter is a model."""
         (seed,) = request.seeds
         if speculation.proposer != DRAFTER:
             return ProposerSource(self._proposer_states, path, speculation.proposer, ids, seed), None
@@ -144,7 +143,7 @@ class SpeculativeGenerator(Generator):
 
 
 async def _work_of(draft: DraftCall) -> Usage:
-    """What a drafter did, once its call has ended: as soon as the target's has."""
+    """A drafter's usage, after its call has ended, which happens once the target's has."""
     done = asyncio.wrap_future(draft.future)
     await outlast(done)
     error = done.exception()
@@ -152,6 +151,6 @@ async def _work_of(draft: DraftCall) -> Usage:
 
 
 def _of_both(target: Generator, work: Usage, drafter: Generator, drafting: Usage) -> Usage:
-    """The work of target and drafter together, and whose it was."""
+    """The usage of target and drafter together, with each one's part."""
     parts: Any = ((target, work), (drafter, drafting))
     return replace(work + drafting, parts=parts)

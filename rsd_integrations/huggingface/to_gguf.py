@@ -1,4 +1,4 @@
-"""Checkpoints as GGUF files, for llama.cpp: tensor by tensor, with a vocabulary that was tried out before."""
+"""Converts checkpoints to GGUF files for llama.cpp: tensor by tensor, with a vocabulary tested beforehand."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 TYPES = ("f32", "f16", "q8_0")
-"""Of the matrices. Norms and biases are in single precision, as llama.cpp wants them."""
+"""Types of the matrices. Norms and biases are in single precision, as llama.cpp requires."""
 BLOCK = 32
-"""Weights of a row that Q8_0 scales together; a matrix of other rows is written in F16."""
+"""Weights of a row that share a scale in Q8_0; a matrix whose width is not a multiple is written in F16."""
 FORMAT_KEY = f"rsd.{CONFIG_KEY}"
-"""The format of a reward model, in the file of its body."""
+"""Metadata key for the format of a reward model, in the file of its body."""
 
 
 class Planned(NamedTuple):
-    """A tensor of the file, which is read when it is written."""
+    """A tensor of the file, which is read only when it is written."""
 
     name: str
     shape: tuple[int, ...]
@@ -43,18 +43,18 @@ class Planned(NamedTuple):
 
 
 def export(model: str, file: Path, *, type: str = "f32", format: str | None = None) -> Path:
-    """Write a checkpoint as a GGUF file. Of a reward model it is the body; the file says how to use it with its head.
+    """Convert a checkpoint, or the body of a reward model, to a GGUF file, which then says how to use it with the head.
 
     Args:
         model: Hub id or folder of a language model or a reward model.
-        file: What to write, which must not exist. It is there as a whole or not at all.
+        file: The file to write, which must not exist. It is written completely or not at all.
         type: One of `TYPES`.
-        format: Of a reward model, where its weights and its name do not tell.
+        format: Format of a reward model, if its weights and its name do not show it.
 
     Raises:
-        ConfigurationError: No architecture or tokenizer that llama.cpp has the same, weights that are not whole, or
-            numbers beyond the range of the type.
-        MissingDependency: `gguf` is not installed, or no llama.cpp to try the vocabulary.
+        ConfigurationError: llama.cpp has no identical architecture or tokenizer, the weights are incomplete, or numbers
+            are beyond the range of the type.
+        MissingDependency: `gguf` is not installed, or llama.cpp, with which the vocabulary is tested.
     """
     if type not in TYPES:
         raise ConfigurationError(f"type {type!r} is unknown; choose one of {', '.join(TYPES)}")
@@ -88,7 +88,7 @@ def export(model: str, file: Path, *, type: str = "f32", format: str | None = No
 def _planned(
     architecture: Architecture, config: PretrainedConfig, weights: Weights
 ) -> tuple[list[Planned], frozenset[str]]:
-    """The tensors of the file, and those of the checkpoint that are none of a language model's."""
+    """The tensors of the file, and the names of the checkpoint's tensors that do not belong to a language model."""
     tensors, used, lost = [], set(), []
     for name, (named, shape) in architectures.tensors(architecture, config).items():
         origin = name if name in weights.shapes else name.removeprefix("model.")
@@ -107,7 +107,7 @@ def _planned(
         others.discard("lm_head.weight")
     if lost and not (lost == ["lm_head.weight"] and others):
         raise ConfigurationError(
-            f"{weights.model}: {len(lost)} tensors are missing or of another shape, {', '.join(lost[:3])} first. Is "
+            f"{weights.model}: {len(lost)} tensors are missing or have another shape, {', '.join(lost[:3])} first. Is "
             "the download complete, and does config.json belong to it?"
         )
     return tensors, frozenset(others)
@@ -122,16 +122,16 @@ def _reader(
 def _reward_settings(
     weights: Weights, raw: Mapping[str, Any], left_out: frozenset[str], format: str | None
 ) -> dict[str, str]:
-    """What the file of a reward model says of it; nothing of a language model.
+    """The file's description of a reward model; empty for a language model.
 
     Raises:
-        ConfigurationError: Tensors are left out that are no known reward head.
+        ConfigurationError: Tensors would be omitted that are not a known reward head.
     """
     if not left_out and format is None and CONFIG_KEY not in raw:
         return {}
     form = find_format(raw, weights.shapes | separate_files(weights.folder), weights.model, format)
     layers = {layer for head in form.heads if isinstance(head, Head) for layer in head.layers}
-    # All of the head's module: some hold more layers than count.
+    # The head's whole module: some hold more layers than are used.
     modules = {tensor_name(layer, part).partition(".")[0] for layer in layers for part in ("weight", "bias")}
     strange = sorted(name for name in left_out if name.partition(".")[0] not in modules)
     if strange:
@@ -140,14 +140,14 @@ def _reward_settings(
             "first"
         )
     return {
-        "general.description": f"Body of a reward model of the format {form.name}, without its head. Use it as "
+        "general.description": f"Body of a reward model in the format {form.name}, without its head. Use it as "
         "prm:gguf=FILE,head=FOLDER with this file and the folder of the checkpoint.",
         FORMAT_KEY: form.name,
     }
 
 
 def _ends(folder: Path, raw: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends an answer, the tokenizer's own first."""
+    """Ids of all tokens that end an answer, the tokenizer's own first."""
     file = folder / "generation_config.json"
     generation = json.loads(file.read_text()) if file.exists() else {}
     ids: list[int] = []
@@ -157,7 +157,7 @@ def _ends(folder: Path, raw: Mapping[str, Any], tokenizer: PreTrainedTokenizerBa
 
 
 def _end_settings(ends: list[int]) -> dict[str, int]:
-    """The file has room for three; more of them llama.cpp knows by name, or the vocabulary is refused."""
+    """Settings for up to three end tokens; llama.cpp must know any others by name, or the vocabulary is refused."""
     return dict(zip(("eos_token_id", "eot_token_id", "eom_token_id"), ends, strict=False))
 
 
@@ -199,11 +199,11 @@ def _write(
 
 
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
-"""llama.cpp's numbers (`llama_ftype`) for files whose matrices are mostly of a type."""
+"""llama.cpp's numbers (`llama_ftype`) for files whose matrices are mostly of one type."""
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
-    """Write a setting in the type that llama.cpp reads it in."""
+    """Write a setting in the type that llama.cpp expects."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

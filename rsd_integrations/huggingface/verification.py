@@ -1,4 +1,4 @@
-"""Proposed tokens before the acceptance rules of their requests, and what drafts are drawn from."""
+"""Applies the acceptance rules of requests to proposed tokens, and keeps the distributions of drafts."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rsd_integrations.inprocess.speculative_call import SpeculativeRow
 from rsd_integrations.speculation.rules import AcceptanceRule, Judged
 
 JUDGED_AT_ONCE = 64
-"""Most tokens that are judged at once, but for a single row's."""
+"""Maximum tokens judged at once, unless one row has more."""
 Sampled = list[tuple[int, float]]
-"""A token for each place, with its log-probability."""
+"""A token for each position, with its log-probability."""
 
 
 def judge(logits: Tensor, possible: Tensor, rows: Sequence[tuple[SampledRow, range]], sampled: Sampled) -> None:
-    """Put the tokens that rules choose in the place of those that the target would have drawn.
+    """Replace the tokens that the target would have sampled with those chosen by rules.
 
     Args:
-        logits: [places, vocabulary].
-        possible: The same, where a grammar forbids some tokens.
-        rows: The rows that the places are of, in order.
-        sampled: What is drawn for each place as if nothing were proposed; changed where a rule says otherwise. Drafters
-            that draw are left the distributions that they drew from.
+        logits: [positions, vocabulary].
+        possible: The same, with tokens forbidden by a grammar masked.
+        rows: The rows with their positions, in order.
+        sampled: The token sampled at each position as if nothing were proposed; changed where a rule decides otherwise.
+            Rows of sampling drafters get the distributions they were sampled from.
     """
     groups = defaultdict[tuple[AcceptanceRule, bool], list[tuple[SpeculativeRow, int]]](list)
     begin = 0
@@ -44,13 +44,13 @@ def judge(logits: Tensor, possible: Tensor, rows: Sequence[tuple[SampledRow, ran
         try:
             for part in _parts(group):
                 _judge(rule, part, logits, possible, sampled)
-        except Exception as fault:  # the rule's, and no fault of the model: rows with other rules go on
+        except Exception as fault:  # the rule's fault, not the model's: rows with other rules continue
             for speculating, _ in group:
                 speculating.fault = fault
 
 
 def _parts(group: Sequence[tuple[SpeculativeRow, int]]) -> Iterator[list[tuple[SpeculativeRow, int]]]:
-    """The rows of a group, a few at a time: judging takes memory for some copies of their logits."""
+    """The rows of a group, a few at a time, since judging takes memory for several copies of their logits."""
     part: list[tuple[SpeculativeRow, int]] = []
     tokens = 0
     for row, begin in group:
@@ -69,9 +69,9 @@ def _judge(
     possible: Tensor,
     sampled: Sampled,
 ) -> None:
-    """Ask one rule about the proposals of some rows, each with the index of its first place."""
+    """Apply one rule to the proposals of some rows, each with the index of its first position."""
     tokens: list[int] = []
-    befores: list[int] = []  # the place before each token
+    befores: list[int] = []  # the position before each token
     chains: list[range] = []
     numbers: list[tuple[float, float]] = []
     for row, begin in group:
@@ -98,13 +98,13 @@ def _judge(
     logprobs = raw.log_softmax(-1).gather(1, chosen[:, None]).squeeze(1).tolist()
     overridden = [False] * len(tokens) if verdicts.overridden is None else verdicts.overridden.tolist()
     accepted, ids = verdicts.accepted.tolist(), chosen.tolist()
-    settled: set[int] = set()  # places of which an accepted child goes on
+    settled: set[int] = set()  # positions that continue with an accepted child
     at = 0
     for row, begin in group:
         marks = [False] * (len(row.proposal) + 1)
         for i in range(at, at + len(row.proposal)):
             place = befores[i]
-            # Of several children the first accepted one goes on; where there is none, the last correction counts.
+            # Of several children the first accepted one continues; if there is none, the last correction counts.
             if place not in settled:
                 sampled[place] = ids[i], logprobs[i]
                 marks[place - begin] = overridden[i]
@@ -114,7 +114,7 @@ def _judge(
 
 
 def _drafts(drafts: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
-    """Q of all rows, as wide as p: models of one vocabulary may have rows for unused ids, and not the same number."""
+    """Q of all rows, as wide as p: models of one vocabulary may differ in the number of unused ids."""
     known = [draft.to(like.device) for draft in drafts if draft is not None]
     if not known:
         return None

@@ -1,4 +1,4 @@
-"""Reward models with a body of transformers and a head of ours."""
+"""Reward models with a body from transformers and a separate head."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class HuggingFaceVerifier(RewardVerifier):
         if exits is None:
             runner = TorchRunner.of(body, threads=threads, budget=cache_bytes)
             super().__init__(runner, head.rewards, reader, flops, name)
-        else:  # with a cache of its own: what others read of the same body is not deferred
+        else:  # with a separate cache, since other users of the same body do not defer
             runner = DeferringRunner(body, head, exits, threads=threads, budget=cache_bytes)
             super().__init__(runner, deferring.rewards, reader, flops, name)
 
     @property
     def layers_share(self) -> float:
-        """Layers computed so far over those of full passes, in (0, 1]; deferred tokens that went deeper included."""
+        """Layers computed so far as a share of full passes, in (0, 1], including deferred tokens that went deeper."""
         return self.runner.layers_share if isinstance(self.runner, DeferringRunner) else 1.0
 
     def _call(self, path: Path, prefix: list[int], prompt: int, layouts: Sequence[Layout]) -> ScoreCall:

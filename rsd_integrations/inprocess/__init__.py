@@ -1,1 +1,1 @@
-"""What models in process share, whatever library runs them: calls as rows of batches, caches by path, ends of steps."""
+"""Common parts of in-process models of all libraries: calls as rows of batches, caches by path, ends of steps."""

@@ -1,4 +1,4 @@
-"""What callers ask of a model. A call is one or more rows of its batches: see `GenerateCall` and `ScoreCall`."""
+"""Calls of a model. A call is one or more rows of its batches: see `GenerateCall` and `ScoreCall`."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Answer = TypeVar("Answer", Generation, Scores)
 
 
 class Tree(NamedTuple):
-    """The last tokens of a row, where each of them follows one of its own: proposed tokens, before they are chosen."""
+    """The last tokens of a row if they form a tree: proposed tokens, before they are chosen."""
 
     begin: int
-    """Index of the first of them among the row's ids."""
+    """Index of the first one among the row's ids."""
     parents: tuple[int, ...]
-    """Which of them each follows; -1 where it follows the token before all of them."""
+    """Index of each token's parent in the tree; -1 for the token before the tree."""
 
     @property
     def depths(self) -> list[int]:
-        """How many tokens of the tree each has behind it, itself included."""
+        """Number of tokens from the top of the tree to each one, including itself."""
         depths: list[int] = []
         for parent in self.parents:
             depths.append(1 if parent < 0 else depths[parent] + 1)
@@ -37,7 +37,7 @@ class Tree(NamedTuple):
 
 
 class Row:
-    """A sequence of a batch: the tokens it is to hold, and the positions whose outputs are wanted."""
+    """A sequence of a batch: the tokens to compute, and the positions whose outputs are needed."""
 
     call: Call[Any]
 
@@ -47,15 +47,15 @@ class Row:
         self.call, self.sequence = call, sequence
         sequence.activate(call.request_number)
         self.ids = ids
-        """All tokens wanted so far; those beyond the sequence's are still to be computed."""
+        """All tokens so far; those beyond the sequence's are still to be computed."""
         self.output_positions = list(output_positions)
-        """Positions whose outputs are still wanted, in order."""
+        """Positions whose outputs are still needed, in order."""
         self.resting = False
-        """Whether it waits for another model, and takes no part in forward passes meanwhile."""
+        """Whether it waits for another model, and is excluded from forward passes meanwhile."""
         self.tree: Tree | None = None
-        """What its last tokens are, where they are no chain."""
+        """The tree formed by its last tokens, if they are not a chain."""
         self.whole = False
-        """Whether its outputs are wanted of one pass."""
+        """Whether all its outputs must come from one pass."""
 
     @property
     def pending(self) -> int:
@@ -63,15 +63,15 @@ class Row:
         return len(self.ids) - len(self.sequence.ids)
 
     def rest(self) -> None:
-        """Wait for another model. Rows of the same request may take the room meanwhile.
+        """Wait for another model. Rows of the same request may take its room in the meantime.
 
-        They do where a model is its own drafter, and else drafter and target would wait for each other's room.
+        This matters if a model is its own drafter: drafter and target would otherwise wait for each other's room.
         """
         self.resting = True
         self.sequence.arrival = self.call.request_number, inf
 
     def wake(self) -> None:
-        """Take part in forward passes again."""
+        """Rejoin forward passes."""
         self.resting = False
         self.sequence.activate(self.call.request_number)
 
@@ -81,39 +81,39 @@ class SampledRow(Row, ABC):
 
     sampling: Sampling
     place: Place | None = None
-    """How far it is in its grammar; None where it may write anything."""
+    """Its position in its grammar; None if it may write anything."""
 
     @abstractmethod
     def uniforms(self, count: int) -> list[float]:
-        """The random numbers in [0, 1) of the next so many outputs, which are keyed to their positions."""
+        """The random numbers in [0, 1) of the next `count` outputs, keyed to their positions."""
 
     @abstractmethod
     def extend(self, sampled: Sequence[tuple[int, float]]) -> bool:
-        """Go on with sampled tokens and their log-probabilities, one for each output; True when the row is done."""
+        """Continue with sampled tokens and their log-probabilities, one per output; True when the row is done."""
 
     def allowed(self, size: int, count: int) -> list[Any]:
-        """Which of so many ids may come next at each of the next outputs, under a grammar."""
+        """Which of `size` ids may come next at each of the next `count` outputs, under a grammar."""
         assert self.place is not None
         return [self.place.allowed(size)] * count
 
-    def ready(self, store: Store) -> Sequence[SampledRow]:  # noqa: ARG002 - for those who have twins
-        """The rows that sample from the next output: itself, and those that are made of it now."""
+    def ready(self, store: Store) -> Sequence[SampledRow]:  # noqa: ARG002 - for rows with several candidates
+        """The rows that sample from the next output: itself, and those now branched from it."""
         return (self,)
 
 
 class Output(ABC):
-    """What a model gives at some positions, in arrays of its own library."""
+    """The outputs of a model at some positions, in arrays of its library."""
 
     __slots__ = ("hidden", "logits")
 
     def __init__(self, hidden: Any, logits: Any) -> None:
         self.hidden = hidden
-        """Last hidden states [positions, width]; None of models that have no use for them."""
+        """Last hidden states [positions, width]; None for models that do not need them."""
         self.logits = logits
-        """[positions, vocabulary]; None of models without an output head."""
+        """[positions, vocabulary]; None for models without an output head."""
 
     def __len__(self) -> int:
-        """How many positions."""
+        """Number of positions."""
         return len(self.hidden if self.logits is None else self.logits)
 
     def part(self, begin: int, end: int) -> Self:
@@ -122,11 +122,11 @@ class Output(ABC):
 
     @abstractmethod
     def last(self) -> Self:
-        """The last position, in memory of its own."""
+        """A copy of the last position."""
 
     @abstractmethod
     def joined(self, others: Sequence[Self]) -> Self:
-        """These positions and those of others, end to end."""
+        """These positions and those of others, concatenated."""
 
     @abstractmethod
     def log_likelihoods(self, ids: Sequence[int]) -> list[float]:
@@ -148,8 +148,8 @@ class Output(ABC):
 class Call(ABC, Generic[Answer]):
     """One call of a model, from the caller's await to its future.
 
-    A call owns the sequences of its rows while they are at work, and hands each to the path's cache when the row is
-    done, cancelled or failed: what was computed is never wrong, only possibly too short.
+    A call owns the sequences of its active rows, and hands each to the path's cache when the row is done, cancelled or
+    failed: computed tokens are never wrong, only possibly too few.
     """
 
     def __init__(self, path: Path, cache: PathCache) -> None:
@@ -159,7 +159,8 @@ class Call(ABC, Generic[Answer]):
         self.future: Future[Answer] = Future()
         self.future.set_running_or_notify_cancel()  # from now on only the engine ends it
         self.cancelled = False
-        """Set by the caller, of any thread; the call ends with what it has before the model's next forward pass."""
+        """Set by the caller, from any thread; the call then ends with its present result before the model's next
+        forward pass."""
         self.rows: list[Row] = []
         """Rows that are not done yet."""
         self.computed = self.reused = 0
@@ -167,22 +168,22 @@ class Call(ABC, Generic[Answer]):
 
     @abstractmethod
     def start(self, store: Store) -> None:
-        """Make the first row or rows."""
+        """Create the first rows."""
 
     @abstractmethod
     def answer(self) -> Answer:
-        """What the call has by now, with its usage."""
+        """The call's present result, with its usage."""
 
     @property
     @abstractmethod
     def usage(self) -> Usage:
-        """The work that it has done by now: told apart from what has come of it, which may be what fails."""
+        """The work done so far; separate from the result, whose computation may fail."""
 
     @abstractmethod
     def release(self) -> None:
-        """Let go of the rows, which know the call: paths have to be freed at once, not by the garbage collector."""
+        """Drop the rows, which refer to the call, so that paths are freed at once, not by the garbage collector."""
 
-    def charge(self, cached: int, new: int, seconds: float) -> None:  # noqa: ARG002 - for those who score
+    def charge(self, cached: int, new: int, seconds: float) -> None:  # noqa: ARG002 - for scoring calls
         """Note that a forward pass computed `new` tokens of a row after `cached` ones."""
         self.computed += new
         self.seconds += seconds
@@ -195,12 +196,12 @@ class Call(ABC, Generic[Answer]):
             self.release()
 
     def interrupt(self) -> None:
-        """End the call where it stands, at whatever stage its rows are."""
+        """End the call now, at whatever stage its rows are."""
         for row in tuple(self.rows):
             self.finish(row)
 
     def fail(self, error: BaseException) -> None:
-        """End the call with an error that tells the work it had done."""
+        """End the call with an error that carries the work done."""
         usage = self.usage
         for row in tuple(self.rows):
             self._close(row)
@@ -215,12 +216,12 @@ class Call(ABC, Generic[Answer]):
 
 
 def _with_usage(error: BaseException, usage: Usage) -> BaseException:
-    """The error as one call's own: others fail by it too, and each has its own work to tell."""
+    """A copy of the error for one call: several calls may fail with it, each with its own work."""
     if not isinstance(error, Exception):
         return error
     try:
         own = copy.copy(error)
-    except Exception:  # an error that cannot be copied, whose constructor wants other arguments
+    except Exception:  # cannot be copied, since its constructor needs other arguments
         own = RuntimeError(f"{type(error).__name__}: {error}")
     own.__cause__ = error
     add_usage(own, usage)

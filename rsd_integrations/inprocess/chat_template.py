@@ -1,4 +1,4 @@
-"""A chat template: the text of a prompt, the arguments it takes, and what it tells of a model's thoughts."""
+"""Chat templates: the text of a prompt, the template's arguments, and what it reveals about a model's thoughts."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from rsd_core.thoughts.markers import MARKERS, Markers
 from rsd_integrations.tool_calls import tools_of, with_objects
 
 Turn = dict[str, Any]
-"""A message as templates read it."""
+"""A message in the form that templates read."""
 _QUESTION, _THOUGHT, _ANSWER, _RESPONSE = "⟦question⟧", "⟦thought⟧", "⟦answer⟧", "⟦response⟧"
-"""Stand for texts while a template is tried out."""
+"""Placeholders for texts while a template is tested."""
 _GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
-"""Names in a template that are no arguments of the user's; nor are those of special tokens."""
+"""Names in a template that are not arguments for the user; those of special tokens are not either."""
 _GENERATION_TAG = re.compile(r"{%[-+]?\s*(end)?generation\s*[-+]?%}")
-"""Marks what a model wrote, for training; jinja itself does not know it."""
+"""Marks generated text, for training; jinja itself does not support it."""
 _SWITCHES = ("enable_thinking", "thinking")
-"""Arguments that ask for a thought where they are true."""
+"""Arguments that request a thought if true."""
 _TAIL = 1024
-"""Characters at the end of a rendered prompt that hold what the template opens of the response."""
+"""Characters at the end of a rendered prompt in which the template may open the response."""
 _RENDERINGS = 64
-"""Prompts whose rendering is kept: each is asked for when a request begins, and when it is first read."""
+"""Number of cached renderings: each is used when a request begins, and when its prompt is first read."""
 
 
 def _blocks(thought: str, answer: str) -> Turn:
@@ -46,48 +46,48 @@ def _parts(thought: str, answer: str) -> Turn:
 
 _FIELDS = ("reasoning_content", "reasoning", "thinking")
 _FORMS: dict[str, Callable[[str, str], Turn]] = {"blocks": _blocks, "parts": _parts}
-"""Forms of a whole content that holds the thought, of templates that read no field for it."""
+"""Forms of content that includes the thought, for templates without a field for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A prompt as the template writes it."""
+    """A prompt rendered by the template."""
 
     head: str
-    """Up to the response."""
+    """The text up to the response."""
     space: str = ""
-    """White space that comes before the opening."""
+    """White space before the opening."""
     opening: str = ""
-    """What the template writes of the response itself, from a marker on."""
+    """The beginning of the response written by the template, from a marker on."""
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return self.head + self.space + self.opening
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer, in the words of transformers."""
+    """The required interface of a tokenizer, a part of transformers'."""
 
     @property
     def chat_template(self) -> Any:
-        """The template, or several by name; None where there is none."""
+        """The template, or several by name; None if there is none."""
 
     @property
     def bos_token(self) -> Any:
-        """What begins a text; None where nothing does."""
+        """The token that begins a text; None if there is none."""
 
     @property
     def eos_token_id(self) -> Any:
-        """What ends an answer; None where nothing is named."""
+        """Id of the token that ends an answer; None if there is none."""
 
     @property
     def added_tokens_decoder(self) -> Any:
-        """Tokens beside the merged ones by id, each with its `content` and whether it is `special`."""
+        """Tokens besides the merged ones by id, each with its `content` and whether it is `special`."""
 
     @property
     def all_special_ids(self) -> Any:
-        """Ids of the tokens that are named as no text."""
+        """Ids of the tokens declared as special."""
 
     def __call__(self, text: Any, /, *, add_special_tokens: bool = True) -> Any:
         """`{"input_ids": [...]}` of a text, with or without `add_special_tokens`."""
@@ -96,31 +96,31 @@ class Tokenizer(Protocol):
         """Ids by token."""
 
     def convert_ids_to_tokens(self, ids: Any) -> Any:
-        """The names of ids."""
+        """The tokens of ids."""
 
     def decode(self, token_ids: Any) -> Any:
-        """The text of ids, special tokens included."""
+        """The text of ids, including special tokens."""
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
         """Render messages."""
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer, with the arguments that the user gives to it.
+    """The chat template of a tokenizer, with the user's arguments.
 
     Args:
-        tokenizer: A tokenizer that has one.
-        arguments: Such as `enable_thinking`, by name.
+        tokenizer: A tokenizer with a chat template.
+        arguments: Arguments by name, such as `enable_thinking`.
 
     Raises:
-        ConfigurationError: The template uses no such argument, or a switch is neither true nor false.
+        ConfigurationError: The template does not use an argument, or a switch is neither true nor false.
     """
 
     def __init__(self, tokenizer: Tokenizer, arguments: Mapping[str, Any] | None = None) -> None:
         self._tokenizer = tokenizer
         template = tokenizer.chat_template
         self.source = "\n".join(template.values()) if isinstance(template, dict) else str(template)
-        """Its text; of tokenizers with several templates, all of them."""
+        """Its text; all of them for tokenizers with several templates."""
         if not isinstance(arguments or {}, Mapping):
             raise ConfigurationError(f"template takes arguments by name, such as enable_thinking (got {arguments!r})")
         self.arguments = dict(arguments or {})
@@ -128,18 +128,16 @@ class ChatTemplate:
             names = sorted(_arguments_of(self.source))
             for name, value in self.arguments.items():
                 if not names:
-                    raise ConfigurationError(
-                        f"this model's chat template takes no arguments (got {name!r}): leave it out"
-                    )
+                    raise ConfigurationError(f"this model's chat template takes no arguments (got {name!r}): omit it")
                 if name not in names:
                     raise ConfigurationError(unknown("template argument", name, names))
-                if name in _SWITCHES and not isinstance(value, bool):  # templates take the text "false" for true
+                if name in _SWITCHES and not isinstance(value, bool):  # in templates the text "false" is true
                     raise ConfigurationError(f"the template argument {name} takes true or false (got {value!r})")
         self._renderings: OrderedDict[int, tuple[Prompt, Rendering]] = OrderedDict()
         self._lock = threading.Lock()
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
-        """How the model thinks before it answers a prompt; None where the template says nothing of it."""
+        """How the model thinks before it answers a prompt; None if the template does not show it."""
         markers = self.markers
         if markers is None:
             tokens = self._added_tokens
@@ -150,10 +148,10 @@ class ChatTemplate:
         return Thinking(None if self._is_off(opening) else markers)
 
     def start(self, prompt: Prompt, thinking: Thinking | None = None) -> str:
-        """What a model reads before the first step.
+        """The text that a model reads before the first step.
 
         Args:
-            prompt: The prompt. A last message that begins the response stands there as it is: templates drop thoughts
+            prompt: The prompt. A last message that begins the response is kept unchanged, since templates drop thoughts
                 and trim white space.
             thinking: How all models of the request begin the response; None leaves that to the template.
         """
@@ -163,7 +161,7 @@ class ChatTemplate:
             return self._begun(rendering, *self._turns(prompt[:-1]), beginning(message, own or self.markers))
         if thinking is None or (self.markers and thinking.opening == rendering.opening):
             return rendering.text
-        if self.markers is None and thinking.markers is not None:  # the user's own: does the template open them?
+        if self.markers is None and thinking.markers is not None:  # given by the user: the template may open them
             rendering = replace(rendering, head=_opened(thinking.markers).sub("", rendering.head))
         return self._joined(rendering, thinking.opening)
 
@@ -186,18 +184,18 @@ class ChatTemplate:
             text = self._begun(rendering, turns, tools, beginning(message, self.markers))
         elif rendering.opening:
             text = rendering.text + message.content
-        else:  # a model that thinks says it inside of a thought, as SpecReason lets it (arXiv 2504.07891)
+        else:  # a thinking model says it inside its thought, as in SpecReason (arXiv 2504.07891)
             text = self._joined(rendering, self.markers.begin(message.content))
         _, response, rest = text.rpartition(_RESPONSE)
         if not response:
-            raise ConfigurationError("the chat template drops earlier turns of the assistant, so no step can be judged")
+            raise ConfigurationError("the chat template drops earlier assistant turns, so steps cannot be judged")
         return rest
 
     def rendering(self, prompt: Prompt) -> Rendering:
-        """A prompt as the template writes it, without a last message that is the beginning of the response."""
+        """A prompt rendered by the template, without a last message that begins the response."""
         with self._lock:
             known = self._renderings.get(id(prompt))
-            if known is not None:  # the prompt is kept with it, so no other one has its id
+            if known is not None:  # the prompt is kept with it, so its id is unique
                 return known[1]
         rendering = self._split(*self._turns(prompt if begun(prompt) is None else prompt[:-1]))
         with self._lock:
@@ -208,12 +206,12 @@ class ChatTemplate:
 
     @cached_property
     def markers(self) -> Markers | None:
-        """The markers of thoughts, with the white space that the template puts around them; None where it has none."""
+        """The markers of thoughts, with the white space that the template puts around them; None if it has none."""
         return self._known and replace(self._known, before=self._space)
 
     @cached_property
     def _known(self) -> Markers | None:
-        """The markers, without what stands before them."""
+        """The markers, without the white space before them."""
         shown = self._shown
         if shown is not None:
             return shown[1]
@@ -227,7 +225,7 @@ class ChatTemplate:
         ]
         if not known:
             return None
-        known.sort(key=lambda markers: not markers.answer)  # those that say most come first
+        known.sort(key=lambda markers: not markers.answer)  # the most specific first
         _, generation = self._tried_question
         markers = next((one for one in known if one.open in generation), known[0])
         opened = generation.rpartition(markers.open)[2]
@@ -237,7 +235,7 @@ class ChatTemplate:
 
     @cached_property
     def _tried_question(self) -> tuple[str, str]:
-        """The text of a prompt, and what of it the generation prompt is."""
+        """The text of a prompt, and the generation prompt at its end."""
         text = self._render([_USER], None, generate=True)
         return text, self._generation(text, [_USER], None)
 
@@ -248,7 +246,7 @@ class ChatTemplate:
 
     @cached_property
     def _shown(self) -> tuple[str, Markers] | None:
-        """In what form a turn holds its thought, and what the template puts around; None where it shows none."""
+        """The form of a turn with a thought, and the markers around the thought; None if the template shows none."""
         signs = {"reasoning", "thinking", *(known.close for known in MARKERS.values())}
         if not any(sign in self.source for sign in signs):
             return None
@@ -261,19 +259,19 @@ class ChatTemplate:
 
     @cached_property
     def _switches(self) -> list[str]:
-        """The arguments of the template that ask for a thought."""
+        """The template's arguments that request a thought."""
         names = _arguments_of(self.source)
         return [name for name in _SWITCHES if name in names]
 
     @cached_property
     def _must_be_asked(self) -> bool:
-        """Whether the template opens no thought because an argument that asks for thoughts is not true."""
+        """Whether the template opens no thought because an argument that requests thoughts is not true."""
         asked = [self._tried([_USER], arguments={name: True}) for name in self._switches]
         return bool(asked) and self._tried_question[0] not in asked
 
     @cached_property
     def _space(self) -> str:
-        """The white space that the model itself writes before it opens its thought."""
+        """The white space that the model itself writes before opening its thought."""
         markers = self._known
         assert markers is not None
         text, generation = self._tried_question
@@ -295,21 +293,22 @@ class ChatTemplate:
         return frozenset(token.content for token in self._tokenizer.added_tokens_decoder.values())
 
     def _is_off(self, opening: str) -> bool:
-        """Whether the model answers without a thought where the template opens this."""
+        """Whether the model answers without a thought after this opening."""
         if opening or self.markers is None:
             return Thinking(self.markers, opening).is_off or opening.startswith(self._closers)
         return self._must_be_asked
 
     @cached_property
     def _closers(self) -> tuple[str, ...]:
-        """What an opening begins with where no thought comes."""
+        """Beginnings of an opening without a thought."""
         markers = self.markers
         return () if markers is None else tuple(mark for mark in (markers.close, markers.answer) if mark)
 
     def _begun(self, rendering: Rendering, turns: list[Turn], tools: list[Any], text: str) -> str:
-        """A rendered conversation with a response that was begun after it.
+        """A rendered conversation followed by the beginning of a response.
 
-        Before an answer without a thought stands what the template puts there: an empty thought, a marker, a space.
+        An answer without a thought is preceded by whatever the template puts there: an empty thought, a marker, a
+        space.
         """
         if self._begins_thought(text) or text.startswith(self._closers):
             return self._joined(rendering, text)
@@ -328,14 +327,14 @@ class ChatTemplate:
         return self.markers is not None and text.lstrip().startswith(self.markers.open.lstrip())
 
     def _joined(self, rendering: Rendering, text: str) -> str:
-        """The prompt with the beginning of a response in place of what the template opens."""
+        """The prompt with the beginning of a response in place of the template's opening."""
         if not self._begins_thought(text):
             return rendering.head + text
         assert self.markers is not None
         return rendering.head + self._space + text[text.index(self.markers.open) :]
 
     def _split(self, turns: list[Turn], tools: list[Any]) -> Rendering:
-        """A rendered conversation up to where the model goes on, and what the template writes of its response."""
+        """Render a conversation, and split off the beginning of the response that the template writes."""
         text, markers = self._render(turns, tools, generate=True), self.markers
         if markers is None or not any(mark in text[-_TAIL:] for mark in _marks(markers)):
             return Rendering(text)
@@ -349,16 +348,16 @@ class ChatTemplate:
         return Rendering(head[: len(head) - len(space)], space, opening)
 
     def _generation(self, text: str, turns: list[Turn], tools: list[Any] | None) -> str:
-        """What of a rendered conversation the generation prompt is."""
+        """The generation prompt of a rendered conversation."""
         bare = self._render(turns, tools, generate=False)
         if text.startswith(bare) and len(text) > len(bare):
             return text[len(bare) :]
-        # Templates that always begin a turn: what they open is at the end.
+        # Templates that always begin a turn: the opening is at the end.
         tail = text[-_TAIL:]
         return max((found[0] for known in MARKERS.values() if (found := _opened(known).search(tail))), key=len)
 
     def _turns(self, prompt: Prompt) -> tuple[list[Turn], list[Any]]:
-        """The messages and the tools of a prompt as templates read them."""
+        """The messages and tools of a prompt in the form that templates read."""
         tools = tools_of(prompt)
         thoughts = any("reasoning_content" in message.extra for message in prompt)
         form = self._shown[0] if thoughts and self._shown is not None else _FIELDS[0]
@@ -378,7 +377,7 @@ class ChatTemplate:
     def _tried(
         self, turns: list[Turn], tools: list[Any] | None = None, arguments: Mapping[str, Any] | None = None
     ) -> str:
-        """The text of a conversation; empty where the template refuses it."""
+        """The text of a conversation; empty if the template refuses it."""
         try:
             return self._render(turns, tools, generate=turns[-1]["role"] == "user", arguments=arguments)
         except PromptError:
@@ -398,19 +397,19 @@ class ChatTemplate:
                 )
             )
         except (TemplateError, TypeError) as error:
-            raise PromptError(f"the chat template does not take this prompt: {error}") from error
+            raise PromptError(f"the chat template does not accept this prompt: {error}") from error
 
 
 def chat_template(tokenizer: Tokenizer, arguments: Mapping[str, Any] | None = None) -> ChatTemplate | None:
-    """The chat template of a tokenizer; None where it has none.
+    """The chat template of a tokenizer; None if it has none.
 
     Raises:
-        ConfigurationError: The template uses no such argument, or there is none.
+        ConfigurationError: The template does not use an argument, or there is none.
     """
     if tokenizer.chat_template is not None:
         return ChatTemplate(tokenizer, arguments)
     if arguments:
-        raise ConfigurationError(f"there is no chat template that takes {', '.join(arguments)}")
+        raise ConfigurationError(f"there is no chat template for {', '.join(arguments)}")
     return None
 
 
@@ -418,12 +417,12 @@ _USER: Turn = {"role": "user", "content": _QUESTION}
 
 
 def _told(form: str, thought: str, answer: str) -> Turn:
-    """Thought and answer of a turn in one of the forms."""
+    """A turn with thought and answer, in one of the forms."""
     return _FORMS[form](thought, answer) if form in _FORMS else {"content": answer, form: thought}
 
 
 def _around(text: str) -> Markers | None:
-    """The markers that stand around the thought of a turn, with their white space."""
+    """The markers around the thought of a turn, with their white space."""
     before, thought, after = text.rpartition(_THOUGHT)
     between, answer, _ = after.partition(_ANSWER)
     if not thought or not answer:
@@ -439,12 +438,12 @@ def _marks(markers: Markers) -> Iterator[str]:
 
 
 def _opened(markers: Markers) -> re.Pattern[str]:
-    """An opened thought at the end of a text, or an empty one."""
+    """Matches an opened or an empty thought at the end of a text."""
     return re.compile(f"({re.escape(markers.open)}\\s*)?({re.escape(markers.close)}\\s*)?$")
 
 
 def _arguments_of(source: str) -> set[str]:
-    """The names that a template uses and that are not given to all templates."""
+    """The names that a template uses, except those given to all templates."""
     environment = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=False)  # noqa: S701 - nothing is rendered
     names = meta.find_undeclared_variables(environment.parse(_GENERATION_TAG.sub("", source)))
     return {name for name in names - _GIVEN if not name.endswith("_token")}

@@ -1,4 +1,4 @@
-"""What is said where a prompt or a step does not fit into a model, or a score is no number."""
+"""Checks that prompts and steps fit into a model's context, and that scores are valid."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rsd_core import PromptError, Scores, VerifierError
 
 
 def check_prompt(prompt: int, context: int, name: str) -> None:
-    """Say whether a prompt of so many tokens leaves room for at least one more.
+    """Check that a prompt of `prompt` tokens leaves room for at least one more.
 
     Raises:
         PromptError: It does not.
@@ -16,7 +16,7 @@ def check_prompt(prompt: int, context: int, name: str) -> None:
 
 
 def check_scored(prompt: int, scored: int, context: int, name: str) -> None:
-    """Say whether a verifier can read a prompt of so many tokens, and as much as the longest candidate makes it.
+    """Check that a verifier can read a prompt of `prompt` tokens, and `scored` tokens with the longest candidate.
 
     Raises:
         PromptError: The prompt alone fills the context.
@@ -31,10 +31,10 @@ def check_scored(prompt: int, scored: int, context: int, name: str) -> None:
 
 
 def check_rewards(scores: Scores, name: str) -> Scores:
-    """The scores, where all of them are numbers.
+    """The scores, if all are valid.
 
     Raises:
-        VerifierError: One is NaN or not in [0, 1]; the work that it took is charged.
+        VerifierError: One is NaN or not in [0, 1]; its work is charged.
     """
     for reward in scores.rewards:
         if reward is None or not 0 <= reward <= 1:

@@ -1,4 +1,4 @@
-"""How many processor cores a model may use."""
+"""The number of processor cores that a model may use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 
 
 def usable_cores() -> int:
-    """What `OMP_NUM_THREADS` says, as in every library that computes; otherwise the cores of this process."""
+    """The value of `OMP_NUM_THREADS`, as in all numerical libraries; otherwise the cores of this process."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if wanted.isdecimal() and int(wanted):
         return int(wanted)
@@ -16,9 +16,9 @@ def usable_cores() -> int:
 
 @cache
 def free_cores() -> int:
-    """The usable cores that nothing else kept busy in the minute before it was first asked, at least one.
+    """The usable cores that nothing else kept busy in the minute before the first call, at least one.
 
-    Asked once, so that models which are loaded alike are run alike.
+    Measured once, so that models loaded with the same options run in the same way.
     """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return max(1, usable_cores() - round(load))

@@ -1,4 +1,4 @@
-"""Drafting for a target that speculates: a row that rests while what it wrote is verified."""
+"""Drafts for a speculating target: a row that rests while its draft is verified."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rsd_integrations.inprocess.path_cache import PathCache, shared
 from rsd_integrations.inprocess.sequences import CachedSequence, Store
 
 Draft = Callable[[tuple[int, ...], Any], None]
-"""What takes a draft: its tokens, and q where they were drawn; see `Proposal.draft`."""
+"""Receives a draft: its tokens, and q if they were sampled; see `Proposal.draft`."""
 
 
 class DraftRow(SampledRow):
@@ -25,21 +25,21 @@ class DraftRow(SampledRow):
         self.sampling = call.sampling
         self.rest()
         self.draft: Any = None
-        """q of the present draft's tokens, where they are drawn: set by the runner."""
+        """q of the present draft's tokens, if they are sampled: set by the runner."""
         self._prefix = self._settled = len(prefix)
-        """How many of the ids are no draft."""
+        """Number of ids before the draft."""
         self._count = 0
 
     def begin(self, at: int, ids: Sequence[int], count: int) -> None:
-        """Draft so many tokens after these, which come after the first `at` ids."""
+        """Draft `count` tokens after `ids`, which follow the first `at` ids."""
         right = self.settle(at, ids)
         self._settled, self._count, self.draft = len(self.ids), count, None
-        self.sequence.truncate(min(right, self._settled - 1))  # the last of the drafted tokens was never computed
+        self.sequence.truncate(min(right, self._settled - 1))  # the last drafted token was never computed
         self.output_positions = [self._settled - 1]
         self.wake()
 
     def settle(self, at: int, ids: Sequence[int]) -> int:
-        """Put what the target has emitted in the place of the draft; up to where the two agree."""
+        """Replace the draft by the tokens that the target emitted; returns the length up to which the two agree."""
         before, end = self.ids[at:], len(self.ids)
         self.ids[at:] = ids
         right = at + shared(before, self.ids[at:])
@@ -63,7 +63,7 @@ class DraftRow(SampledRow):
 
 
 class DraftCall(Call[Generation]):
-    """Drafts after a path for as long as a target goes on with it. It ends when it is told to."""
+    """Drafts after a path for as long as the target continues it; ends on request."""
 
     def __init__(
         self,
@@ -74,21 +74,21 @@ class DraftCall(Call[Generation]):
         sampling: Sampling,
         eos_ids: frozenset[int],
     ) -> None:
-        """Be ready to draft.
+        """Prepare to draft.
 
         Args:
-            path: What the target goes on with.
-            cache: Where the drafter's computed sequences are.
+            path: The path that the target continues.
+            cache: The drafter's computed sequences.
             prefix: Ids of the path.
-            seed: The step's; its drafts have numbers of their own.
-            sampling: As the target's.
-            eos_ids: A draft ends with one of these.
+            seed: Seed of the step; drafts have separate random numbers.
+            sampling: The target's sampling.
+            eos_ids: Ids that end a draft.
         """
         super().__init__(path, cache)
         self.sampling, self.eos_ids, self.generated, self.discarded = sampling, eos_ids, 0, 0
         self.numbers = Numbers(f"{seed} draft")
         self.hand_over: Draft
-        """Takes each draft: set by who asks for them, as is what hears of a failure."""
+        """Receives each draft: set by the requester, like `on_failure`."""
         self.on_failure: Callable[[BaseException], None]
         self._prefix = prefix
 
@@ -99,19 +99,19 @@ class DraftCall(Call[Generation]):
         self.rows.append(DraftRow(self, sequence, self._prefix))
 
     def draft(self, at: int, ids: Sequence[int], count: int) -> None:
-        """Have so many tokens drafted after `ids`, unless the call has ended.
+        """Draft `count` tokens after `ids`, unless the call has ended.
 
         Args:
-            at: How many ids of the path, and of what was emitted since, are as before.
-            ids: Those after them.
-            count: How many.
+            at: Number of unchanged ids of the path and of the tokens emitted since.
+            ids: The ids after them.
+            count: Number of tokens to draft.
         """
         for row in self.rows:
             assert isinstance(row, DraftRow)
             row.begin(at, ids, count)
 
     def end(self, at: int, ids: Sequence[int]) -> None:
-        """Draft no more; the ids are given as in `draft`."""
+        """Stop drafting; the ids are given as in `draft`."""
         for row in tuple(self.rows):
             assert isinstance(row, DraftRow)
             row.settle(at, ids)
@@ -132,4 +132,4 @@ class DraftCall(Call[Generation]):
         )  # fmt: skip
 
     def release(self) -> None:
-        """There is nothing that knows the call but who asked for it."""
+        """Nothing to drop: only the requester refers to the call."""

@@ -1,4 +1,4 @@
-"""The engine of a device: threads that run its models, for callers of any thread and event loop."""
+"""The engine of a device: threads that run its models, for callers in any thread and event loop."""
 
 from __future__ import annotations
 
@@ -21,68 +21,68 @@ from rsd_integrations.inprocess.cores import usable_cores
 from rsd_integrations.inprocess.runner import Runner
 
 AGING = 32
-"""One part in so many of what a model has waited is added to the time that counts for its priority."""
+"""One part in this many of a model's waiting time is added to the time that determines its priority."""
 ALL_THREADS = usable_cores()
 SINGLE_THREAD_FLOPS = 1e8
-"""FLOPs per token below which one thread is fastest. Below some fifty million weights, waiting for each other costs
-the threads more than sharing the work saves, and on a busy machine many times more."""
+"""FLOPs per token below which one thread is fastest. Below about fifty million weights, synchronising threads costs
+more than sharing the work saves, and on a busy machine many times more."""
 
 
 def threads_for(flops_per_token: float) -> int:
-    """How many threads a model's forward pass should use on a CPU."""
+    """The number of threads of a model's forward pass on a CPU."""
     return 1 if flops_per_token < SINGLE_THREAD_FLOPS else ALL_THREADS
 
 
 @dataclass(slots=True)
 class _Queue:
-    """What waits for a model."""
+    """Pending work of a model."""
 
     works: list[Callable[[], None]] = field(default_factory=list)
-    """What is to be done before its next forward pass: calls to be taken in, and what other models hand over."""
+    """Work before its next forward pass: calls to start, and data handed over by other models."""
     waited: float = 0.0
-    """Seconds that the forward passes of other models since its last one are known to take."""
+    """Estimated seconds of other models' forward passes since its last one."""
     running: bool = False
 
 
 class Engine:
-    """Runs the models of a device, one forward pass at a time: whichever has most work waiting.
+    """Runs the models of a device, one forward pass at a time: the model with the most pending work first.
 
-    A forward pass costs nearly the same for one row as for several, so the fullest batch moves most work. But rows
-    that wait for a slow model are missing from the batches of the fast one, and end up in small ones. So a row counts
-    by the square root of the time that its model takes, between not at all and in full; and what a model has waited
-    adds to that time, so that nobody waits for ever. On a CPU the cores are shared out: as many models run side by
-    side as there are threads for. Then the time counts in full: the others will end up waiting for the model with most
-    seconds of work.
+    A forward pass costs nearly the same for one row as for several, so the fullest batch does the most work. But rows
+    that wait for a slow model are missing from the batches of the fast one, and end up in small ones. So a row is
+    weighted by the square root of its model's pass time, a compromise between ignoring it and counting it in full; and
+    a model's waiting time adds to that time, so that none waits forever. On a CPU the cores are divided: as many models
+    run in parallel as there are threads for. Then the time counts in full, since the others will end up waiting for the
+    model with the most seconds of work.
     """
 
     def __init__(self, threads: int) -> None:
-        """Make the engine of a device that so many threads can work on at once."""
+        """Create the engine of a device on which this many threads can work at once."""
         self._threads = threads
         self.reset()
 
     def reset(self) -> None:
-        """Start from nothing."""
+        """Reset to the initial state."""
         self._lock = threading.Lock()
         self._queues: dict[Runner, _Queue] = {}
         self._calls: WeakKeyDictionary[Call[Any], Runner] = WeakKeyDictionary()
-        """Whose every call is, until its caller lets go of it: a model all of whose rows rest is in no queue."""
+        """The runner of each call, until its caller drops it, since a model with only resting rows is in no queue."""
         self._free_threads = self._threads
         self._workers: list[threading.Thread] = []
         self._idle_workers: list[threading.Semaphore] = []
-        """What wakes each worker without work. The last one to fall asleep is woken first: its core still has the
+        """Semaphores that wake idle workers. The last one to become idle is woken first, since its core still has the
         weights in its caches."""
         self._closed = False
 
     def stand_still(self) -> dict[Call[Any], Runner]:
-        """Run nothing until `reset`, in a forked process, which inherits no threads; the calls that have not ended."""
+        """Stop until `reset` in a forked process, which inherits no threads; returns the calls that have not ended."""
         self._lock, self._free_threads = threading.Lock(), 0
         return {call: runner for call, runner in self._calls.items() if not call.future.done()}
 
     def start(self, runner: Runner, call: Call[Any]) -> None:
-        """Have a call begun before the model's next forward pass."""
+        """Start a call before the model's next forward pass."""
         with self._lock:
             if self._closed:
-                raise RuntimeError("the process is about to end, and its models with it")
+                raise RuntimeError("the process is shutting down, with its models")
             self._calls[call] = runner
             self._post(runner, partial(runner.start, call))
 
@@ -90,7 +90,7 @@ class Engine:
         """Run a call.
 
         Raises:
-            Interrupted: The caller was cancelled after some work; nothing of the call outlives it.
+            Interrupted: The caller was cancelled after some work; the call has ended by then.
         """
         self.start(runner, call)
         done = asyncio.wrap_future(call.future)
@@ -98,27 +98,27 @@ class Engine:
             return await asyncio.shield(done)
         except asyncio.CancelledError as cancelled:
             call.cancelled = True  # the engine ends it before the model's next forward pass
-            self.post(runner, _nothing)  # which none of its rows may be waiting for
+            self.post(runner, _nothing)  # since none of its rows may be waiting for a pass
             await outlast(done)
             error = done.exception()
             usage = done.result().usage if error is None else usage_of(error)
             raise Interrupted(usage) if usage is not None and usage.computed else cancelled from None
 
     def post(self, runner: Runner, work: Callable[[], None]) -> None:
-        """Have something done by the thread that runs a model, before the model's next forward pass.
+        """Run work in the thread that runs a model, before the model's next forward pass.
 
-        It is how models hand each other what they have computed: no caller's event loop has a part in that.
+        Models exchange data this way, without any caller's event loop.
         """
         with self._lock:
             self._post(runner, work)
 
     def _post(self, runner: Runner, work: Callable[[], None]) -> None:
         self._queues.setdefault(runner, _Queue()).works.append(work)
-        if threading.current_thread() not in self._workers:  # a worker looks for more by itself
+        if threading.current_thread() not in self._workers:  # a worker looks for more work itself
             self._wake_worker()
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         with self._lock:
             self._closed = True
             for wakeup in self._idle_workers:
@@ -136,7 +136,7 @@ class Engine:
             wakeup.acquire()
 
     def _advance(self) -> bool:
-        """One forward pass of the model that comes next; False to end. A worker without work holds no model."""
+        """Run one forward pass of the next model; False to stop. An idle worker holds no reference to a model."""
         with self._lock:
             runner = self._choose()
             if runner is None:
@@ -148,7 +148,7 @@ class Engine:
         works = [partial(runner.use_threads, threads), *works, runner.step]
         for work in works:
             _guarded(runner, work)
-        while len(self._queues) == 1 and runner.waiting_rows and not queue.works:  # nothing to choose between
+        while len(self._queues) == 1 and runner.waiting_rows and not queue.works:  # no other model to choose
             _guarded(runner, runner.step)
         with self._lock:
             for other in self._queues.values():
@@ -159,7 +159,7 @@ class Engine:
         return True
 
     def _choose(self) -> Runner | None:
-        """The model that runs next; None where there is none, or where it waits for threads."""
+        """The model that runs next; None if there is none, or if it waits for threads."""
         waiting = [runner for runner, queue in self._queues.items() if not queue.running]
         if not waiting or not self._free_threads:
             return None
@@ -185,7 +185,7 @@ class Engine:
         return rows * (seconds if side_by_side else sqrt(seconds))
 
     def _wake_worker(self) -> None:
-        """Let somebody run the model that comes next."""
+        """Wake or start a worker to run the next model."""
         if self._choose() is None:
             return
         if self._idle_workers:
@@ -197,13 +197,13 @@ class Engine:
 
 
 def _nothing() -> None:
-    """Let a model look at its calls again."""
+    """No work: makes a model check its calls."""
 
 
 def _guarded(runner: Runner, work: Callable[[], None]) -> None:
     try:
         work()
-    except BaseException as error:  # whatever it is, callers are to hear of it, and the thread is to live on
+    except BaseException as error:  # whatever it is, callers must get it, and the thread must survive
         runner.fail(error)
 
 
@@ -211,34 +211,34 @@ _engines: dict[str, Engine] = {}
 
 
 def engine_of(device: object) -> Engine:
-    """The engine that all models of a device share, whatever library runs them; a device is known by its text."""
+    """The engine shared by all models on a device, whatever library runs them; devices are identified by name."""
     name = str(device)
     engine = _engines.get(name)
     return engine or _engines.setdefault(name, Engine(ALL_THREADS if name == "cpu" else 1))
 
 
 async def run(runner: Runner, call: Call[Answer]) -> Answer:
-    """Run a call on the engine of its model's device; see `Engine.run`."""
+    """Run a call on the engine of its model's device (see `Engine.run`)."""
     return await engine_of(runner.device).run(runner, call)
 
 
 def start(runner: Runner, call: Call[Any]) -> None:
-    """Have a call begun on the engine of its model's device; see `Engine.start`."""
+    """Start a call on the engine of its model's device (see `Engine.start`)."""
     engine_of(runner.device).start(runner, call)
 
 
 def post(runner: Runner, work: Callable[[], None]) -> None:
-    """Have something done on the engine of a model's device; see `Engine.post`."""
+    """Run work on the engine of a model's device (see `Engine.post`)."""
     engine_of(runner.device).post(runner, work)
 
 
 def _after_fork() -> None:
-    """Fail the calls that only the parent's threads go on with: those that rest or wait as well."""
+    """Fail the calls that only the parent's threads continue, including those that rest or wait."""
     calls = dict[Call[Any], Runner]()
-    for engine in _engines.values():  # all of them first, for calls hand over to models of other devices
+    for engine in _engines.values():  # all of them first, since calls hand over to models on other devices
         calls |= engine.stand_still()
     error = RuntimeError(
-        "the process was forked during this call of a model, which goes on in the parent process alone: call again"
+        "the process was forked during this call of a model, which continues only in the parent process: call again"
     )
     for runner in set(calls.values()):
         runner.fail(error)

@@ -1,4 +1,4 @@
-"""Decoding the step that follows a path: one row per seed."""
+"""Decodes the step that follows a path: one row per seed."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from rsd_integrations.inprocess.step_end import OpenStep, StepEnd
 
 
 class Numbers:
-    """Random numbers in [0, 1), one for each position of a step: whoever asks for one, and however often."""
+    """Random numbers in [0, 1), one for each position of a step, the same however often they are requested."""
 
     def __init__(self, seed: int | str) -> None:
         self._random, self._drawn = random.Random(seed), list[float]()
 
     def __call__(self, begin: int, end: int) -> list[float]:
-        """Those of some neighbouring positions."""
+        """Those of consecutive positions."""
         self._drawn += [self._random.random() for _ in range(end - len(self._drawn))]
         return self._drawn[begin:end]
 
 
 class GenerateRow(SampledRow):
-    """One candidate while it is decoded."""
+    """One candidate being decoded."""
 
     call: GenerateCall
 
     def __init__(
         self, call: GenerateCall, sequence: CachedSequence, prefix: list[int], seed: int, guess: Sequence[int] = ()
     ) -> None:
-        # The last token of the prefix gives the first token of the step, each guessed token the one after it.
+        # The last token of the prefix predicts the first token of the step, each guessed token the next one.
         super().__init__(call, sequence, [*prefix, *guess], range(len(prefix) - 1, len(prefix) + len(guess)))
         self.step = OpenStep(call.end, call.max_tokens)
         self.sampling = call.request.sampling
@@ -43,16 +43,16 @@ class GenerateRow(SampledRow):
             self.place = call.grammar.begin()
 
     def uniforms(self, count: int) -> list[float]:
-        """The random numbers of the next so many tokens: a step is the same whatever was guessed."""
+        """The random numbers of the next `count` tokens: a step does not depend on the guess."""
         return self._numbers(self.step.sampled, self.step.sampled + count)
 
     @property
     def tokens(self) -> list[int]:
-        """The sampled ids of the step so far, without one that ends the response."""
+        """The sampled ids of the step so far, without an id that ends the response."""
         return self.step.tokens
 
     def append(self, token: int, logprob: float) -> bool:
-        """Go on with one sampled token where nothing is guessed or still to be computed; True when the step is over."""
+        """Continue with one sampled token if nothing is guessed or pending; True when the step is over."""
         self._take(token)
         if not self.step.append(token, logprob):
             self.ids.append(token)
@@ -60,7 +60,7 @@ class GenerateRow(SampledRow):
         end = self._prefix + len(self.step.tokens)
         if end > len(self.ids):
             self.ids.append(token)
-        else:  # it ends the response, or what came after the step's end goes with it
+        else:  # it ends the response, or tokens after the step's end are dropped
             del self.ids[end:]
             self.sequence.truncate(end)
         return True
@@ -69,10 +69,10 @@ class GenerateRow(SampledRow):
         return self.call.fork(self, store)
 
     def extend(self, sampled: Sequence[tuple[int, float]]) -> bool:
-        """Go on with sampled tokens and their log-probabilities; True when the step is over.
+        """Continue with sampled tokens and their log-probabilities; True when the step is over.
 
-        The first is the next token, each of the others the one after another guessed token. They count as long as
-        the guess was right.
+        The first is the next token, each of the others follows another guessed token. They count as long as the guess
+        was correct.
         """
         for token, logprob in sampled:
             self._take(token)
@@ -80,9 +80,9 @@ class GenerateRow(SampledRow):
             guessed = self.ids[position : position + 1] == [token]
             over = self.step.append(token, logprob)
             if over or not guessed:
-                # What was computed beyond this token follows a wrong guess. The token itself was computed only where
-                # it was guessed. One that ends the response is no part of the path, nor are those beyond the step's
-                # end, and they are rolled back as well.
+                # Everything computed beyond this token follows a wrong guess. The token itself was computed only if it
+                # was guessed. A token that ends the response is not part of the path, nor are those beyond the step's
+                # end: they are rolled back too.
                 end = self._prefix + len(self.step.tokens)
                 right = min(position + guessed, end)
                 del self.ids[right:]
@@ -99,9 +99,9 @@ class GenerateRow(SampledRow):
 
 
 class GenerateCall(Call[Generation]):
-    """Writes the step that follows a path, once per seed. The prefix is computed once for all of them.
+    """Generates the step that follows a path, once per seed. The prefix is computed once for all of them.
 
-    Of a guess, the tokens that would have been written are kept: they are verified in one pass, as a drafter's are in
+    Tokens of a guess that would have been generated anyway are kept: they are verified in one pass, like drafts in
     speculative decoding.
     """
 
@@ -116,17 +116,17 @@ class GenerateCall(Call[Generation]):
         guess: Sequence[int] = (),
         grammar: Grammar | None = None,
     ) -> None:
-        """Ask for a step.
+        """Request a step.
 
         Args:
-            path: What it follows.
-            cache: Where the computed sequences of paths are.
+            path: The path that it follows.
+            cache: The computed sequences of paths.
             prefix: Ids of the path.
             request: Seeds and sampling.
-            max_tokens: Most tokens of a step, at least 1 and within the model's context.
-            end: What ends it.
-            guess: Ids that it may begin with, fewer than `max_tokens`; none under a grammar.
-            grammar: What may be written.
+            max_tokens: Maximum tokens of a step, at least 1 and within the model's context.
+            end: The condition that ends it.
+            guess: Ids with which it may begin, fewer than `max_tokens`; none under a grammar.
+            grammar: The allowed text; None for any.
         """
         super().__init__(path, cache)
         self.request, self.max_tokens, self.end = request, max_tokens, end
@@ -135,16 +135,16 @@ class GenerateCall(Call[Generation]):
 
     def start(self, store: Store) -> None:
         sequence = self.cache.claim(self.path, self._prefix) or store.sequence()
-        # The first token is sampled from what the model gave at the end of the prefix: where that was not kept, or a
-        # guess is to be read after it, the last token of the prefix is computed once more.
+        # The first token is sampled from the output at the end of the prefix: if that was not kept, or a guess is to be
+        # read after it, the last token of the prefix is computed again.
         sequence.truncate(len(self._prefix) - (sequence.last_output is None or bool(self._guess)))
         self.reused = len(sequence.ids)
         self._add(sequence, self.request.seeds[0], self._guess)
 
     def fork(self, row: GenerateRow, store: Store) -> list[GenerateRow]:
-        """The rows that may sample their first token now that the prefix is computed: the first one and its twins.
+        """The rows that may sample their first token now that the prefix is computed: the first one and its copies.
 
-        A twin that finds no room computes the prefix by itself, later.
+        A row without room for its copy computes the prefix itself, later.
         """
         ready = [row]
         for seed in self.request.seeds[len(self._candidates) :]:

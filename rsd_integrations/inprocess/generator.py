@@ -1,4 +1,4 @@
-"""Language models in process as drafter and target."""
+"""In-process language models as drafter and target."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from rsd_integrations.prm_formats import Layout
 
 
 class Generator(TakesFields, LanguageModel, Drafter, Target):
-    """A causal language model that writes steps.
+    """A causal language model that generates steps.
 
-    Keys and values of accepted steps stay cached for each path, so that every token is computed once. Calls of any
-    threads and event loops share its forward passes. Decoding is greedy, or by temperature, top-k and top-p with random
-    numbers of each step's own; a checkpoint's own sampling defaults are not used.
+    Keys and values of accepted steps stay cached for each path, so that every token is computed once. Calls from all
+    threads and event loops share its forward passes. Decoding is greedy, or with temperature, top-k and top-p and each
+    step's own random numbers; a checkpoint's sampling defaults are not used.
     """
 
     grammar: Grammar | None = None
-    """What it may write, where a request asks for JSON by a schema."""
+    """The allowed text, if a request asks for JSON by a schema."""
 
     def __init__(
         self, runner: Runner, vocabulary: Vocabulary, eos_ids: frozenset[int], flops_per_token: float, name: str
@@ -58,19 +58,19 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
 
     @property
     def writes_json(self) -> bool:
-        """True: under a grammar."""
+        """True: it decodes under a grammar."""
         return True
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
-        """How the model thinks before it answers the prompt, as its chat template tells."""
+        """How the model thinks before it answers the prompt, according to its chat template."""
         return self.vocabulary.thinking(prompt)
 
     def _with(self, fields: dict[str, Any]) -> Self:
-        """Arguments of the chat template, and a grammar; what was computed for a path is found by its tokens."""
+        """A copy with chat template arguments and a grammar; cached sequences are still found by their tokens."""
         refuse(
             self,
             {name: fields.pop(name) for name in TOOL_FIELDS if name in fields},
-            "it writes text, of which calls are read; leave the field out, or take a chat behind a URL with "
+            "it generates text, from which calls are parsed; omit the field, or use a chat model behind a URL with "
             "granularity='turn'",
         )
         other = copy.copy(self)
@@ -84,16 +84,16 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
         return other
 
     async def generate(self, path: Path, request: StepRequest) -> Generation:
-        """Write the step that follows the path, once per seed.
+        """Generate the step that follows the path, once per seed.
 
         Raises:
             PromptError: The prompt alone fills the model's context.
-            ConfigurationError: A step is asked for where a grammar says what the whole answer is.
+            ConfigurationError: A single step is requested, but a grammar describes the whole answer.
         """
         if self.grammar is not None and request.delimiter is not None:
             raise ConfigurationError(
-                f"{self.name} was asked for JSON by a schema, which is written in one piece: take granularity='turn', "
-                "or a decoder that writes it after the steps (StructuredDecoder)"
+                f"{self.name} was asked for JSON by a schema, which is generated in one piece: use granularity='turn', "
+                "or a decoder that generates it after the steps (StructuredDecoder)"
             )
         ids, prompt = self.vocabulary.ids(path, goes_on=True)
         check_prompt(prompt, self.context, self.name)
@@ -109,14 +109,14 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
     async def _write(
         self, path: Path, ids: list[int], request: StepRequest, max_tokens: int, end: StepEnd, guess: Sequence[int]
     ) -> Generation:
-        """Run the call that writes the step."""
+        """Run the call that generates the step."""
         call = GenerateCall(path, self.runner.cache, ids, request, max_tokens, end, guess, self.grammar)
         return await run(self.runner, call)
 
     async def first_token_entropy(self, path: Path) -> Entropy:
-        """Entropy of the token that follows the path, 0 where the context is full and none can.
+        """Entropy of the token that follows the path; 0 if the context is full.
 
-        What was read of the path stays cached, with what it gave: a draft goes on from there.
+        The path stays cached, with its last output, from which a draft continues.
 
         Raises:
             PromptError: The prompt alone fills the model's context.
@@ -137,10 +137,10 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
         return Entropy(nats[0], replace(scores.usage, scored=0))
 
     async def next_word(self, path: Path, words: Sequence[str], after: Sequence[Message] = ()) -> NextWord:
-        """Log-probabilities of words as the next text; what was read of the path stays cached.
+        """Log-probabilities of words as the next text; the path stays cached.
 
         Raises:
-            PromptError: What is to be read is longer than the context.
+            PromptError: The input is longer than the context.
             ConfigurationError: Two words begin with the same token, or one joins with the text before it.
         """
         ids, prompt = self.vocabulary.asked(path, after)
@@ -154,14 +154,14 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
             logprobs.extend(output.log_probabilities(firsts))
             return [0.0]
 
-        # A judged step is a path of its own that may not live on; the path before it does, and serves those after it.
+        # A judged step may be rejected with its path; the path before it stays, and its cache serves later steps.
         layout = Layout((ids[-1],), read=(0,))
         call = ScoreCall(path.parent or path, self.runner.cache, ids[:-1], prompt, [layout], note)
         scores = await run(self.runner, call)
         return NextWord(tuple(logprobs), scores.usage)
 
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
-        """Log-probability of each step after the path, the end of the answer included where the step ends it.
+        """Log-probability of each step after the path, including the end of the answer if the step ends it.
 
         Raises:
             PromptError: Path and step are longer than the model's context.
@@ -169,8 +169,8 @@ class Generator(TakesFields, LanguageModel, Drafter, Target):
         read = self.vocabulary.ids.after(path, steps)
         if (longest := len(read.prefix) + max(map(len, read.feeds))) > self.context:
             raise PromptError(f"{longest} tokens to read, the context of {self.name} is {self.context}")
-        # Every token is predicted by the one before it, the first by the last of the path; what the model gives at a
-        # step's last token predicts the end of the answer.
+        # Every token is predicted by the one before it, the first by the last of the path; the output at a step's last
+        # token predicts the end of the answer.
         layouts = [
             Layout(ids, read=tuple(range(len(ids) - own - 1, len(ids))))
             for ids, own in zip(read.feeds, read.own, strict=True)

@@ -1,4 +1,4 @@
-"""JSON by a schema: which tokens a model may write next. The grammars are llguidance's."""
+"""JSON by a schema: the tokens that a model may generate next. The grammars are llguidance's."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from rsd_integrations.inprocess.chat_template import Tokenizer
 
 AS_DUMPED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""White space as `json.dumps` writes it: where any is allowed, small models write it without end."""
+"""White space as in `json.dumps`: if any were allowed, small models would generate it without end."""
 _APPLICATORS = frozenset(
     {"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "dependentSchemas"}
 )
-"""Keywords beside `properties` that may say more of the same object, and ask for other properties."""
+"""Keywords besides `properties` that may constrain the same object and require other properties."""
 _OPEN = frozenset({"additionalProperties", "unevaluatedProperties"})
 _DATA = frozenset({"const", "enum", "default", "examples"})
 _VALUES = frozenset({"const", "enum", "$ref"})
@@ -33,10 +33,10 @@ _tokenizers: WeakKeyDictionary[Tokenizer, dict[tuple[int, frozenset[int]], LLTok
 
 
 class Grammar:
-    """What a model may write. It is compiled once; each row goes through it by itself.
+    """The text a model may generate. It is compiled once; each row has its own position in it.
 
     Args:
-        matcher: At the beginning.
+        matcher: A matcher at the beginning.
     """
 
     def __init__(self, matcher: LLMatcher) -> None:
@@ -48,14 +48,14 @@ class Grammar:
 
 
 class Place:
-    """How far a row has come in its grammar."""
+    """A row's position in its grammar."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
         self._fault = ""
 
     def allowed(self, size: int) -> NDArray[np.bool_]:
-        """Which of so many ids may come next; the end of the answer only where the grammar lets it end there."""
+        """Which of `size` ids may come next; ids that end the answer only if the grammar allows its end here."""
         import numpy as np
 
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
@@ -63,20 +63,20 @@ class Place:
         known = np.unpackbits(bits, bitorder="little")[:size]
         mask[: len(known)] = known
         if self._matcher.is_error() or not mask.any():
-            self._fault = self._matcher.get_error() or "no token of the vocabulary goes on from here"
-            mask[:] = True  # somebody has to be chosen, and is refused by `take`
+            self._fault = self._matcher.get_error() or "no token of the vocabulary can follow here"
+            mask[:] = True  # some token must be chosen, and is refused by `take`
         return mask
 
     def after(self, token: int) -> Place | None:
-        """Where a token leads to; None where it is not allowed."""
+        """The position after a token; None if it is not allowed."""
         place = Place(self._matcher.deep_copy())
         return place if not self._fault and place._matcher.consume_token(token) else None
 
     def take(self, token: int) -> None:
-        """Go on with a token.
+        """Continue with a token.
 
         Raises:
-            RuntimeError: The grammar came to no end, or was too much for its library.
+            RuntimeError: The grammar reached a dead end, or exceeded its library's limits.
         """
         if self._fault or not self._matcher.consume_token(token):
             fault = self._fault or self._matcher.get_error().partition("\n")[0] or f"token {token} is not allowed here"
@@ -84,16 +84,16 @@ class Place:
 
 
 def grammar_of(schema: Mapping[str, Any], vocabulary: Vocabulary, eos_ids: frozenset[int], name: str) -> Grammar:
-    """The grammar of the JSON that a schema describes, in the tokens of a vocabulary.
+    """The grammar of the JSON described by a schema, in the tokens of a vocabulary.
 
     Args:
-        schema: A JSON Schema. Objects whose `properties` are all that it says of them have no others.
-        vocabulary: The model's.
+        schema: A JSON Schema. Objects that it describes only by `properties` get no other properties.
+        vocabulary: The model's vocabulary.
         eos_ids: Ids that end an answer.
-        name: The model's, for errors.
+        name: The model's name, for errors.
 
     Raises:
-        ConfigurationError: A keyword of the schema cannot be enforced, nothing fits it, or no token ends an answer.
+        ConfigurationError: A keyword of the schema cannot be enforced, nothing matches it, or no token ends an answer.
         MissingDependency: llguidance is not installed.
     """
     try:
@@ -110,17 +110,17 @@ def grammar_of(schema: Mapping[str, Any], vocabulary: Vocabulary, eos_ids: froze
     )
     if matcher.is_error():
         raise ConfigurationError(
-            f"{name} cannot write JSON by this schema: {matcher.get_error().strip()}. Leave that out, and check it "
-            f"when the answer is there. The schema: {text:.200}"
+            f"{name} cannot write JSON by this schema: {matcher.get_error().strip()}. Omit that, and check it "
+            f"in the finished answer. The schema: {text:.200}"
         )
     return Grammar(matcher)
 
 
 def tightened(schema: Mapping[str, Any]) -> Any:
-    """The schema without what it allows and nobody means, and small models would write on and on.
+    """The schema without permissions that are not intended and would let small models generate without end.
 
-    Objects have the properties that it names and no others, where nothing else is said of them, and whole numbers are
-    such that all programs read them alike (RFC 8259, section 6). What fits this fits the schema.
+    Objects get only the named properties, unless the schema says more about them, and integers are limited to those
+    that all programs read in the same way (RFC 8259, section 6). Anything that matches this matches the schema.
     """
     return dict(schema) if "allOf" in _keywords(schema) else _tightened(schema)
 
@@ -154,7 +154,7 @@ def _keywords(node: Any) -> set[str]:
 
 
 def _tokenizer(vocabulary: Vocabulary, eos_ids: frozenset[int]) -> LLTokenizer:
-    """The vocabulary as llguidance knows it, made once: that takes a second where there are many tokens."""
+    """The vocabulary for llguidance, created once, since that takes a second for large ones."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
     made, key = _tokenizers.setdefault(vocabulary.tokenizer, {}), (vocabulary.size, eos_ids)
@@ -165,20 +165,21 @@ def _tokenizer(vocabulary: Vocabulary, eos_ids: frozenset[int]) -> LLTokenizer:
 
 
 class _Tokens:
-    """What `TokenizerWrapper` asks of a tokenizer."""
+    """A tokenizer with the interface required by `TokenizerWrapper`."""
 
     bos_token_id = None
 
     def __init__(self, vocabulary: Vocabulary, eos_id: int) -> None:
         self.eos_token_id = eos_id
-        self._tokenizer = weakref.ref(vocabulary.tokenizer)  # which may hold a model: that has to be freed
+        self._tokenizer = weakref.ref(vocabulary.tokenizer)  # weak, since it may hold a model, which must be freed
         added = vocabulary.tokenizer.added_tokens_decoder
-        # Tokens beside the merged ones mark the structure of a conversation; as text they are written by the others.
+        # Tokens besides the merged ones mark the structure of a conversation; as text, they are spelled with the
+        # others.
         self.tokens = [b"" if id_ in added else piece for id_, piece in enumerate(vocabulary.all_pieces())]
 
     def __call__(self, text: str) -> list[int]:
-        if not isinstance(text, str):  # tried out with bytes
-            raise TypeError("a text is wanted")
+        if not isinstance(text, str):  # probed with bytes
+            raise TypeError("a text is required")
         tokenizer = self._tokenizer()
         assert tokenizer is not None
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""A language model in process: what drafters, targets and likelihood verifiers of every library share."""
+"""In-process language models: the common base of drafters, targets and likelihood verifiers of every library."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from rsd_integrations.loaded_models import Resident
 
 
 class LanguageModel(Resident):
-    """A causal language model with its vocabulary and its runner.
+    """A causal language model with its vocabulary and runner.
 
-    Calls of any threads and event loops share its forward passes: all who load a model alike share its runner.
+    Calls from all threads and event loops share its forward passes: models loaded with the same options share a runner.
     """
 
     def __init__(
@@ -19,14 +19,14 @@ class LanguageModel(Resident):
         """Take over a model.
 
         Args:
-            runner: What runs it.
-            vocabulary: Its tokenizer, as the decoder needs it.
-            eos_ids: Every id that ends an answer.
-            flops_per_token: Two for each weight that multiplies.
-            name: Shown to people.
+            runner: Its runner.
+            vocabulary: Its tokenizer, wrapped for the decoder.
+            eos_ids: All ids that end an answer.
+            flops_per_token: Two for each multiplied weight.
+            name: Display name.
         """
         self.runner, self.vocabulary, self.eos_ids, self.name = runner, vocabulary, eos_ids, name
         self.flops_per_token: float | None = flops_per_token
         self.dtype = runner.dtype
         self.context = runner.context
-        """Longest sequence in tokens."""
+        """Maximum sequence length in tokens."""

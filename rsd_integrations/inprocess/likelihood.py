@@ -1,4 +1,4 @@
-"""A verifier without reward training: how likely a language model finds a step."""
+"""A verifier without reward training: the likelihood of a step under a language model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ How = Literal["min", "mean", "entropy"]
 class LikelihoodVerifier(LanguageModel, Verifier):
     """Scores a step by its likelihood under a causal language model: by default, that of its least likely token.
 
-    This is no trained process reward model: it says what its language model would not have written. It suits tasks
-    with little freedom of wording, where an unlikely token is a mistake. The model may be the target, which then says
-    whether it would have written the step, or any other. Markers of thoughts are read by models that know them, and
-    never judged.
+    It is not a trained process reward model: it detects text that its language model would not have generated. It suits
+    tasks with little freedom of wording, where an unlikely token is a mistake. The model may be the target, which then
+    judges whether it would have generated the step, or any other. Thought markers are read by models that know them,
+    but never judged.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class LikelihoodVerifier(LanguageModel, Verifier):
         """Take over a model.
 
         Args:
-            runner: As the others, see `LanguageModel`.
+            runner: See `LanguageModel`.
             vocabulary: See `LanguageModel`.
             eos_ids: See `LanguageModel`.
             flops_per_token: See `LanguageModel`.
             name: See `LanguageModel`.
-            how: `min` takes the least probability of a step's tokens, `mean` the geometric mean, and `entropy` says
-                how sure the model was, whatever was chosen: exp(-H), with H the mean entropy in nats.
+            how: `min` is the minimum probability of a step's tokens, `mean` the geometric mean, and `entropy` the
+                model's certainty, whatever was chosen: exp(-H), with H the mean entropy in nats.
 
         Raises:
             ConfigurationError: `how` is none of them.
@@ -66,8 +66,8 @@ class LikelihoodVerifier(LanguageModel, Verifier):
 
         Raises:
             PromptError: The prompt alone fills the model's context.
-            VerifierError: A step is blank, or a marker alone; path and step are longer than the context; or the score
-                is no number.
+            VerifierError: A step is blank or only a marker, path and step exceed the context, or the score is not a
+                number.
         """
         read, layouts = self._layouts(path, steps)
         check_scored(read.prompt, len(read.prefix) + max(map(len, read.feeds)), self.context, self.name)
@@ -75,7 +75,7 @@ class LikelihoodVerifier(LanguageModel, Verifier):
         return check_rewards(await run(self.runner, call), self.name)
 
     def explain(self, path: Path, step: Step) -> Explanation:
-        """What is read for a step. The score is read where its tokens are chosen, each one place before the token."""
+        """The input for a step. The score is read one position before each of its tokens, where it is predicted."""
         continued, (layout,) = self._layouts(path, [step])
         before = continued.prefix
         ids = [*before, *layout.feed]
@@ -85,12 +85,12 @@ class LikelihoodVerifier(LanguageModel, Verifier):
         return Explanation(str(tokenizer.decode(ids)), tuple(zip(ids, names, strict=True)), read, len(ids))
 
     def _layouts(self, path: Path, steps: Sequence[Step]) -> tuple[Continued, list[Layout]]:
-        """What a model gives at a token is its opinion on the next; the last one's is of use to the next step."""
+        """The output at a token predicts the next one; the last output is kept for the next step."""
         continued, judged = self._marks.after(path, steps)
         layouts = []
         for step, ids, own in zip(steps, continued.feeds, judged, strict=True):
             if not any(own):
-                raise VerifierError(f"{self.name}: the step {step.text!r} holds no token that could be judged")
+                raise VerifierError(f"{self.name}: the step {step.text!r} has no token to judge")
             first = len(ids) - len(own)
             places = [first + at - 1 for at, is_judged in enumerate(own) if is_judged]
             layouts.append(Layout(ids, read=(*places, len(ids) - 1)))
@@ -108,6 +108,5 @@ class LikelihoodVerifier(LanguageModel, Verifier):
         sizes = [len(layout.read) - 1 for _, layout in candidates]
         spans = [values[end - size : end] for end, size in zip(accumulate(sizes), sizes, strict=True)]
         fold = min if self.how == "min" else fmean
-        # The logarithms of probabilities, or negative entropies; rounding may put them above 0. A NaN is not to be lost
-        # in a minimum.
+        # Log-probabilities, or negative entropies; rounding may put them above 0. A NaN must not be lost in a minimum.
         return [nan if any(map(isnan, span)) else min(1.0, exp(fold(span))) for span in spans]

@@ -1,4 +1,4 @@
-"""Thoughts as a language model reads them: with their markers where it knows these, otherwise without."""
+"""Thoughts as language models read them: with their markers if the model knows them, otherwise without."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rsd_integrations.prm_formats import plain_step, without_markers
 
 
 class Marks:
-    """What a language model reads of responses with thoughts, and which of the tokens are judged.
+    """A language model's input for responses with thoughts, and the tokens that are judged.
 
-    A model whose vocabulary has tokens for the markers reads a response exactly as it was written. Another one has
+    A model whose vocabulary has tokens for the markers reads a response exactly as it was generated. Any other has
     never seen them: it reads the text of the thought and then that of the answer.
     """
 
@@ -26,9 +26,9 @@ class Marks:
         self._knows = lru_cache(16)(self._has_tokens)
 
     def after(self, path: Path, steps: Sequence[Step]) -> tuple[Continued, list[tuple[bool, ...]]]:
-        """A path with each of several steps after it; and for each of their own ids, whether it is judged.
+        """A path with each of several steps after it; and for each id of a step, whether it is judged.
 
-        Markers are not, nor is the white space around them.
+        Markers and the white space around them are not judged.
         """
         markers = reader_at(path).markers
         before = path if markers is None or self._knows(markers) else without_markers(path)
@@ -48,7 +48,7 @@ class Marks:
     def _judged(self, ids: Sequence[int], markers: Markers | None) -> tuple[bool, ...]:
         if markers is None:
             return (True,) * len(ids)
-        # In what they write, which is not the step's text where a tokenizer normalises, or ids are special tokens.
+        # In the ids' own text, which differs from the step's if a tokenizer normalises or ids are special tokens.
         written = [self._vocabulary.written(id_) for id_ in ids]
         marks = _marks(b"".join(written).decode(errors="surrogateescape"), markers)
         ends = list(accumulate(map(len, written), initial=0))
@@ -60,7 +60,7 @@ class Marks:
 
 
 def _marks(text: str, markers: Markers) -> list[tuple[int, int]]:
-    """Where in a text's bytes markers stand, with the white space around them."""
+    """The byte spans of markers in a text, with the white space around them."""
     names = (markers.ending.strip(), markers.open, markers.close, markers.answer)
     pattern = "|".join(re.escape(name) for name in names if name)
     spans = (match.span() for match in re.finditer(rf"\s*(?:{pattern})\s*", text))

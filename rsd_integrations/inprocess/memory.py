@@ -1,4 +1,4 @@
-"""The machine's memory, and what models will take of it: told by their files, before any weight is read."""
+"""The machine's memory, and how much of it models will need, known from their files before weights are read."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from rsd_core import ConfigurationError
 
 CACHE_SHARE = 8
-"""A model's keys and values may take one part in so many of the device's memory."""
+"""A model's keys and values may take one part in this many of the device's memory."""
 
 
 def machine_memory() -> float:
-    """Bytes of memory that the machine has."""
+    """Bytes of memory of the machine."""
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def free_machine_memory() -> float:
-    """Bytes of its memory that are free, or that the system would free."""
+    """Bytes of its memory that are free or that the system would free."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
@@ -29,7 +29,7 @@ def free_machine_memory() -> float:
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """What one model will take."""
+    """The memory that one model will need."""
 
     name: str
     weights: float
@@ -38,40 +38,40 @@ class ModelMemory:
     """Bytes of one token's keys and values."""
     context: int
     logits: float = 0.0
-    """Bytes of the logits of a step, where the vocabulary makes them worth telling."""
+    """Bytes of the logits of a step, if the vocabulary makes them significant."""
     wide_head: float = 0.0
-    """Bytes of a CPU's form of an output head that gives fp32, beside the weights that it is made of."""
+    """Bytes of a CPU's form of an output head with fp32 logits, in addition to the original weights."""
     copy: float = 0.0
-    """Bytes of a second copy of its weights, in a layout that is multiplied faster, where there is room for one."""
+    """Bytes of a copy of its weights in a faster layout, if there is room for one."""
     reserved: int = 1
-    """Sequences whose room is taken from the beginning."""
+    """Number of sequences whose memory is allocated from the beginning."""
 
     @property
     def sequence(self) -> float:
-        """Bytes of the keys and values of one sequence as long as the context, without which it does not run."""
+        """Bytes of the keys and values of one sequence as long as the context, the minimum to run it."""
         return self.token * self.context
 
     @property
     def working(self) -> float:
-        """Bytes beside the weights that it does not run without."""
+        """Bytes required in addition to the weights."""
         return self.reserved * self.sequence + self.logits
 
 
 def check_room(models: Sequence[ModelMemory], weights: Sequence[float], room: float, where: str, advice: str) -> float:
-    """Say whether models fit before they are loaded.
+    """Check that models fit before they are loaded.
 
     Args:
-        models: All that will be in this memory.
-        weights: Bytes that the weights of each take.
-        room: Bytes that are free.
-        where: The memory's name.
+        models: All models that will be in this memory.
+        weights: Bytes of the weights of each.
+        room: Free bytes.
+        where: Name of the memory.
         advice: What can be changed.
 
     Returns:
-        The bytes that are needed.
+        The number of bytes needed.
 
     Raises:
-        ConfigurationError: They do not fit; the message says what each takes.
+        ConfigurationError: They do not fit; the message says what each needs.
     """
     needed = sum(weights) + sum(one.working for one in models)
     if needed <= room:

@@ -1,4 +1,4 @@
-"""The computed sequences of paths, kept between calls and rolled back when a step is rejected."""
+"""Caches the computed sequences of paths between calls, and rolls them back when a step is rejected."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rsd_integrations.inprocess.sequences import CachedSequence
 
 
 class PathCache:
-    """The sequences that were computed for each path, freed with the path.
+    """The computed sequences of each path, freed with the path.
 
-    A call claims the one that shares most with what it wants from the nearest ancestor, rolled back to what is shared,
-    and puts the result under its own path. A rejected step, whose tokens follow the path in its sequence, is dropped
-    that way as soon as the target's step takes its place. Of several candidates, the one that was chosen is found by
-    its tokens; the others are the first to go when room is needed. Paths may die in any thread; everything else is
-    done by the one that runs the model.
+    A call claims the sequence of the nearest ancestor with the longest shared prefix, rolled back to that prefix, and
+    puts the result under its own path. This drops a rejected step, whose tokens follow the path in its sequence, as
+    soon as the target's step replaces it. Of several candidates, the chosen one is found by its tokens; the others are
+    evicted first when room is needed. Paths may be freed in any thread; everything else happens in the one that runs
+    the model.
     """
 
     def __init__(self) -> None:
         self._sequences: WeakKeyDictionary[Path, list[CachedSequence]] = WeakKeyDictionary()
 
     def claim(self, path: Path, ids: list[int]) -> CachedSequence | None:
-        """Take out a sequence with the longest computed prefix of `ids` known for the path."""
+        """Remove and return a sequence with the longest computed prefix of `ids` known for the path."""
         for node in path.up():
             cached = [sequence for sequence in self._sequences.pop(node, ()) if sequence.ids]
             if cached:
@@ -44,7 +44,7 @@ class PathCache:
 
 
 def shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common prefix of two lists, or of two tuples."""
+    """Length of the common prefix of two lists or two tuples."""
     low, high = 0, min(len(a), len(b))
     middle = high  # mostly one goes on with the other
     while low < high:

@@ -1,4 +1,4 @@
-"""From paths to the ids that a model reads: a function of the path alone, each node encoded once."""
+"""Maps paths to the ids that a model reads: a function of the path alone, each node encoded once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rsd_core import Path, Step, Thinking
 from rsd_integrations.inprocess.path_cache import shared
 
 _LETTER = "x"
-"""Stands for the text that follows where a response goes on."""
+"""Stands for the text that follows if a response continues."""
 
 
 class Words(Protocol):
-    """What is asked of a vocabulary, see `Vocabulary`."""
+    """The required interface of a vocabulary (see `Vocabulary`)."""
 
     @property
     def identity(self) -> str:
@@ -27,37 +27,37 @@ class Words(Protocol):
         """The bytes of every id."""
 
     def marked(self, thinking: Thinking | None) -> Words:
-        """The vocabulary as requests with such thoughts have it."""
+        """The vocabulary for requests with these thoughts."""
 
     def root(self, path: Path) -> list[int]:
-        """Ids of the prompt that a path begins with."""
+        """Ids of the prompt of a path."""
 
     def read(self, ids: Sequence[int], before: bytes = b"") -> tuple[str, bytes]:
-        """The text of some ids, and the beginning of a character that they end in."""
+        """The text of some ids, and the incomplete character at their end."""
 
     def following(self, text: str) -> list[int]:
-        """Ids of a text that follows another one."""
+        """Ids of a text that follows another text."""
 
     def settled(self, text: str) -> tuple[list[int], str]:
-        """The first ids of a text, which nothing that follows it can change, and the rest of it."""
+        """The first ids of a text, which no following text can change, and the rest of the text."""
 
     def written(self, id_: int) -> bytes:
-        """What an id writes, special tokens by their names."""
+        """The text of an id; special tokens by their names."""
 
 
 class _Node(NamedTuple):
-    """What a step changes at the end of the ids of the path before it."""
+    """A step's change to the end of the ids of the path before it."""
 
     dropped: int
-    """How many of those are taken off."""
+    """Number of ids removed."""
     ids: tuple[int, ...]
-    """What follows in their place."""
+    """Ids added in their place."""
     text: str = ""
-    """The end of a text that came without ids: more text may change the tokens of this much."""
+    """The end of a text that came without ids: more text may change the tokens of this part."""
     tail: tuple[int, ...] = ()
     """Its ids, the last ones of the path."""
     begun: tuple[int, ...] = ()
-    """The last sampled ids, where they end inside a character."""
+    """The last sampled ids, if they end inside a character."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +65,26 @@ class Continued:
     """A path with each of several candidates for the step after it."""
 
     prefix: list[int]
-    """The ids that all of them share."""
+    """The ids that all candidates share."""
     prompt: int
-    """How many of these are the prompt's."""
+    """Number of prompt ids among them."""
     feeds: list[tuple[int, ...]]
-    """For each candidate, the ids after those."""
+    """The ids after the prefix, for each candidate."""
     own: list[int]
-    """How many of a candidate's last ids write its own text; those before them end the path's."""
+    """Number of each candidate's last ids that spell its own text; those before them belong to the path."""
 
 
 class PathIds:
     """Ids of paths, each node encoded once and forgotten with it.
 
-    Ids that were sampled in this vocabulary stay as they are. All text between them, whatever the steps it came in, is
-    tokenised as one: a tokenizer may read the end of a step otherwise once the next one is there. So a node may take
-    ids off the end of those before it. A character that sampled ids begin and no others complete is no part of any
-    text, and its ids are taken off where text follows.
+    Ids sampled in this vocabulary are kept. All text between them, whatever its steps, is tokenised as a whole, since
+    the next step may change how the end of a step is tokenised. So a node may remove ids from the end of those before
+    it. A character that sampled ids begin and none complete is not part of any text, and its ids are removed if text
+    follows.
 
     Args:
-        vocabulary: What tokenises.
-        lock: That of the tokenizer, where others use it as well: it is not made for several threads at once.
+        vocabulary: The vocabulary that tokenises.
+        lock: The tokenizer's lock, if shared: tokenizers are not thread-safe.
     """
 
     def __init__(self, vocabulary: Words, lock: threading.Lock | None = None) -> None:
@@ -93,12 +93,12 @@ class PathIds:
         self.lock = lock or threading.Lock()
 
     def __call__(self, path: Path, *, goes_on: bool = False) -> tuple[list[int], int]:
-        """Ids of a whole path, and how many of them are the prompt.
+        """Ids of a whole path, and the number of prompt ids.
 
         Args:
             path: The path.
-            goes_on: Whether more is to be written: text at its end is tokenised as it is before a letter. GPT-2's way
-                of splitting has one token for a blank line that ends a text, and two inside of it.
+            goes_on: Whether it will be continued: text at its end is then tokenised as before a letter. GPT-2's
+                splitting has one token for a blank line at the end of a text, and two inside a text.
         """
         with self.lock:
             ids, prompt = self._joined(path)
@@ -108,12 +108,12 @@ class PathIds:
         return ids, prompt
 
     def begun(self, path: Path) -> bytes:
-        """The beginning of the character that a path ends in; empty where it ends between characters."""
+        """The incomplete character at the end of a path; empty if it ends between characters."""
         with self.lock:
             return self._words(path).read(self._node(path).begun)[1]
 
     def guess(self, path: Path, step: Step) -> tuple[int, ...]:
-        """Ids of a step as they may follow what a model reads that goes on with the path; empty where they cannot."""
+        """Ids of a step that can follow a continued path unchanged; empty if they cannot."""
         with self.lock:
             words, node = self._words(path), self._node(path)
             (dropped, end), own = _opened(words, node), _next(words, node, step)
@@ -123,7 +123,7 @@ class PathIds:
         return own.ids[len(end) :] if not kept else ()
 
     def after(self, path: Path, steps: Sequence[Step]) -> Continued:
-        """A path with each of several steps after it, which go on unless they end the response."""
+        """A path with each of several steps after it, which are continued unless they end the response."""
         with self.lock:
             ids, prompt = self._joined(path)
             words, node = self._words(path), self._node(path)
@@ -155,7 +155,7 @@ class PathIds:
         return ids, prompt
 
     def _node(self, path: Path) -> _Node:
-        """That of a path, those before it made as far as they are new."""
+        """The node of a path; creates missing ones before it."""
         new: list[Path] = []
         for place in path.up():
             if place in self._known:
@@ -178,7 +178,7 @@ def _next(words: Words, before: _Node, step: Step) -> _Node:
     if sampled and step.text.startswith(words.read(sampled, rest)[0]):
         dropped, lead = _opened(words, before)
         return _Node(dropped, (*lead, *sampled), begun=_begun(words, (*before.begun, *sampled)))
-    if sampled:  # written by a model that did not read what was begun
+    if sampled:  # by a model that did not read the incomplete character
         lead = tuple(words.following(lost))
         return _Node(len(before.begun), (*lead, *sampled), begun=_begun(words, sampled))
     text, old = (lost + step.text, before.begun) if before.begun else (before.text + step.text, before.tail)
@@ -190,7 +190,7 @@ def _next(words: Words, before: _Node, step: Step) -> _Node:
 
 
 def _opened(words: Words, node: _Node) -> tuple[int, tuple[int, ...]]:
-    """What changes at the end of a path where more is written: ids taken off, and those in their place."""
+    """The change at the end of a path if it is continued: number of ids removed, and ids in their place."""
     if not node.tail:
         return 0, ()
     *ids, last = words.following(node.text + _LETTER)
@@ -201,7 +201,7 @@ def _opened(words: Words, node: _Node) -> tuple[int, tuple[int, ...]]:
 
 
 def _begun(words: Words, ids: tuple[int, ...]) -> tuple[int, ...]:
-    """The last ids, from the one on that holds the beginning of a character that is not complete."""
+    """The last ids, from the one in which an incomplete character begins."""
     count, missing = 0, len(words.read(ids)[1])
     while missing > 0:
         count += 1
@@ -210,13 +210,13 @@ def _begun(words: Words, ids: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _own(words: Words, step: Step, before: _Node, node: _Node, taken: Sequence[int], ids: Sequence[int]) -> int:
-    """How many of the last ids write a step: what came with it, less what was taken off for it.
+    """Number of last ids that spell a step: those it added, minus those removed for it.
 
-    The length of its text does not tell: tokenizers that normalise write one of fewer bytes, or of more.
+    The length of its text does not show it, since tokenizers that normalise change the number of bytes.
     """
     if step.tokens and step.vocabulary == words.identity:
         return len(step.tokens)
-    lost = len(words.read(before.begun)[1])  # of a character that was begun, and is written no more
+    lost = len(words.read(before.begun)[1])  # of an incomplete character that is dropped
     count, size = 0, _size(words, node.ids) - _size(words, taken) + lost
     while size > 0 and count < len(ids):
         count += 1
@@ -225,5 +225,5 @@ def _own(words: Words, step: Step, before: _Node, node: _Node, taken: Sequence[i
 
 
 def _size(words: Words, ids: Sequence[int]) -> int:
-    """The bytes that ids write."""
+    """The number of bytes that ids spell."""
     return sum(len(words.written(id_)) for id_ in ids)

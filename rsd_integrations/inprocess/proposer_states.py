@@ -1,4 +1,4 @@
-"""What proposers without a model know of paths, kept between steps and rolled back when one is rejected."""
+"""Keeps the states of proposers without a model between steps, and rolls them back when a step is rejected."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from rsd_integrations.inprocess.path_cache import shared
 from rsd_integrations.speculation.proposers import Proposer, ProposerState, TextState
 
 IDLE_TOKENS = 2**20
-"""Tokens that the idle states of a model know together, at most; with n-grams a token takes some hundred bytes."""
+"""Maximum tokens of all idle states of a model; with n-grams a token takes a few hundred bytes."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class _Entry:
     proposer: Proposer
     state: TextState | None
-    """None once it was claimed or dropped."""
+    """None after it was claimed or dropped."""
 
 
 class ProposerStates:
-    """The states of proposers by path, as `PathCache` has the computed sequences; freed with the path.
+    """The states of proposers by path, like the computed sequences in `PathCache`; freed with the path.
 
-    A state proposes what a new one would, and spares reading the whole path again for each step. Where there are too
-    many, those that nobody has used for longest are dropped. Paths may die in any thread; everything else is done by
-    the one that runs the model.
+    A state makes the same proposals as a new one, without reading the whole path again for each step. If there are too
+    many, the least recently used are dropped. Paths may be freed in any thread; everything else happens in the one that
+    runs the model.
     """
 
     def __init__(self) -> None:
         self._entries: WeakKeyDictionary[Path, list[_Entry]] = WeakKeyDictionary()
         self._idle: WeakKeyDictionary[_Entry, None] = WeakKeyDictionary()
-        """Those with a state, the one that has waited longest first."""
+        """Entries with a state, longest idle first."""
 
     def claim(self, path: Path, proposer: Proposer, prefix: Sequence[int], seed: int) -> ProposerState:
-        """Take out a state that goes on after some tokens.
+        """Remove and return a state for continuing after `prefix`.
 
-        Of those of the nearest path it is the one that knows most of the tokens, or else a new one.
+        It is the state of the nearest path with the longest shared prefix, or else a new one.
         """
         for node in path.up():
             entries = [entry for entry in self._entries.get(node, ()) if entry.proposer == proposer]
@@ -51,7 +51,7 @@ class ProposerStates:
         return proposer.begin(prefix, seed)
 
     def put(self, path: Path, proposer: Proposer, state: ProposerState) -> None:
-        """Keep a state for what goes on from a path, unless it is of a kind that cannot be rolled back."""
+        """Keep a state for steps after a path, unless its kind cannot be rolled back."""
         if not isinstance(state, TextState):
             return
         entry = _Entry(proposer, state)

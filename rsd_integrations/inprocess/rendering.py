@@ -1,7 +1,7 @@
-"""Chat templates rendered without the transformers library, to the same text as with it.
+"""Renders chat templates without the transformers library, with the same result.
 
-Templates come with models from strangers, so they run in jinja's sandbox, as transformers (5.23) runs them: no value of
-a namespace may be private, `dict` is no class that one could climb from.
+Templates come with untrusted models, so they run in jinja's sandbox, as in transformers (5.23): namespaces cannot have
+private attributes, and `dict` is not the class, from which others could be reached.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def render(
         source: The template.
         conversation: Messages.
         tools: Tools that the model may call; None for none.
-        add_generation_prompt: Begin the model's next turn.
-        arguments: What else the template may use, such as `bos_token` and `enable_thinking`.
+        add_generation_prompt: Whether to begin the model's next turn.
+        arguments: Other variables of the template, such as `bos_token` and `enable_thinking`.
 
     Raises:
-        TemplateError: The template refuses the conversation, or is no template.
+        TemplateError: The template refuses the conversation, or is invalid.
     """
     text: str = _compiled(source).render(
         messages=[_with_all_names_of_thoughts(message) for message in conversation],
@@ -78,9 +78,9 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what a model wrote, for training; it changes no text."""
+    """`{% generation %}` marks generated text, for training; it does not change the text."""
 
-    tags = {"generation"}  # noqa: RUF012 - as the base class has it
+    tags = {"generation"}  # noqa: RUF012 - as in the base class
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
@@ -88,7 +88,7 @@ class _Generation(Extension):
 
 
 class _Dict:
-    """`dict`, of which nothing but new dictionaries is to be had."""
+    """`dict`, limited to creating dictionaries."""
 
     def __call__(self, *values: Any, **named: Any) -> dict[Any, Any]:
         return dict(*values, **named)
@@ -100,7 +100,7 @@ class _Dict:
 class _Namespace(Namespace):
     """`namespace`, without private attributes."""
 
-    def __init__(*values: Any, **named: Any) -> None:  # as jinja has it: `self` may be a name in a template
+    def __init__(*values: Any, **named: Any) -> None:  # as in jinja: `self` may be a name in a template
         self, *rest = values
         attributes = dict(*rest, **named)
         for name in attributes:
@@ -128,5 +128,5 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is; jinja's own filter escapes what is special in HTML."""
+    """Plain JSON; jinja's own filter escapes HTML characters."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,4 +1,4 @@
-"""Reward models in process: every token of a path is read once."""
+"""In-process reward models: every token of a path is read once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rsd_integrations.prm_formats import Layout, Layouts, Reader
 class RewardVerifier(Resident, Verifier):
     """A reward model that reads every token of a path once.
 
-    A score depends only on what comes before it: reading order, rejected candidates and later steps never change it.
+    A score depends only on the text before it: reading order, rejected candidates and later steps never change it.
     """
 
     def __init__(
@@ -27,27 +27,27 @@ class RewardVerifier(Resident, Verifier):
         """Take over a model.
 
         Args:
-            runner: What runs its body.
-            rewards: Its head: from what the body gives to rewards.
+            runner: The runner of its body.
+            rewards: Its head: from the body's outputs to rewards.
             reader: Its format, bound to its tokenizer.
-            flops_per_token: Two for each weight that multiplies, those of the head included.
-            name: Shown to people.
+            flops_per_token: Two for each multiplied weight, including those of the head.
+            name: Display name.
         """
         self.runner, self.reader, self.name = runner, reader, name
         self.flops_per_token, self.dtype = flops_per_token, runner.dtype
         self.cache = PathCache()
         self.context = runner.context
-        """Longest sequence in tokens."""
+        """Maximum sequence length in tokens."""
         self.layouts = Layouts(reader)
         self._rewards = rewards
 
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:
-        """Probability that each candidate is right, given the path.
+        """Probability that each candidate is correct, given the path.
 
         Raises:
             PromptError: The prompt alone fills the model's context.
-            VerifierError: A step is blank, or a marker of a thought alone; path and step are longer than the context;
-                or the score is no number.
+            VerifierError: A step is blank or only a thought marker, path and step exceed the context, or the score is
+                not a number.
         """
         prefix, prompt = self.layouts.ids(path)
         layouts = [self.layouts.step(path, step) for step in steps]
@@ -58,5 +58,5 @@ class RewardVerifier(Resident, Verifier):
         return ScoreCall(path, self.cache, prefix, prompt, layouts, self._rewards)
 
     def explain(self, path: Path, step: Step) -> Explanation:
-        """What is read for a step, and where its score is."""
+        """The input for a step, and where its score is read."""
         return self.layouts.explain(path, step)

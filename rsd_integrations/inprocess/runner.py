@@ -1,4 +1,4 @@
-"""One model of an engine: the calls whose rows share its forward passes."""
+"""Runs one model of an engine, whose calls share its forward passes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rsd_integrations.inprocess.sequences import Store
 
 logger = logging.getLogger(__name__)
 PREFILL_CHUNK = 512
-"""Most tokens that prefill adds to one forward pass; longer prefixes take several, with other rows between them."""
+"""Maximum prefill tokens in one forward pass; longer prefixes take several, together with other rows."""
 AVERAGED_PASSES = 8
-"""Forward passes that the time of one is averaged over."""
+"""Number of forward passes over which their time is averaged."""
 
 
 class ScheduledRow(NamedTuple):
@@ -31,70 +31,70 @@ class ScheduledRow(NamedTuple):
     row: Row
     cached: int
     new: int
-    """Tokens that the pass computes, after the cached ones."""
+    """Tokens computed in the pass, after the cached ones."""
     outputs: int
-    """How many of them have an output that the row wants."""
+    """Number of outputs that the row needs from them."""
 
 
 @dataclass(slots=True)
 class PassResult:
-    """What rows go on with: outputs of a forward pass, and of earlier ones where a row finds them in the cache."""
+    """What rows continue with: outputs of a forward pass, or of earlier ones if a row finds them in the cache."""
 
     generating: list[tuple[SampledRow, range]] = field(default_factory=list)
-    """Rows that sample tokens, each with the places of its logits: several where tokens were guessed."""
+    """Rows that sample tokens, each with the positions of its logits: several if tokens were guessed."""
     outputs: list[Output] = field(default_factory=list)
-    """What the places count through."""
+    """The outputs that these positions index, in order."""
     scored: list[ScoreRow] = field(default_factory=list)
-    """Rows that were read to their end."""
+    """Rows that were read completely."""
 
 
 class Runner(ABC):
-    """Runs one model for everybody who calls it: all rows that are scheduled share each forward pass.
+    """Runs one model for all callers: scheduled rows share each forward pass.
 
-    Once it is made, it is used by one thread of the engine at a time, and by nobody else.
+    After its creation, only one thread of the engine uses it at a time.
     """
 
     dtype: str | None = None
-    """What the model's weights are in, where its library tells."""
+    """Dtype of the model's weights, if its library reports it."""
 
     def __init__(self, name: str, store: Store, context: int, device: object, threads: int) -> None:
-        """Begin without calls.
+        """Create a runner without calls.
 
         Args:
-            name: What the model is, for the log.
-            store: The room for its keys and values.
-            context: Longest sequence that it reads, in tokens.
-            device: Where it runs; models of one device take turns, or share its cores.
-            threads: For each operation on a CPU.
+            name: The model, for the log.
+            store: The store of its keys and values.
+            context: Maximum sequence length in tokens.
+            device: Its device; models on one device take turns, or share its cores.
+            threads: Threads per operation on a CPU.
         """
         self.kind, self.store, self.context, self.device, self.threads = name, store, context, device, threads
         self.cache = PathCache()
-        """For all who read paths as their own tokens; a verifier with an input format has a cache of its own."""
+        """For users that read paths as plain tokens; a verifier with an input format has a separate cache."""
         self.passes = 0
         """Forward passes so far."""
         self.most_outputs = 2**31
-        """Most positions with outputs in a forward pass, for libraries whose outputs take memory of their own."""
+        """Maximum positions with outputs in a forward pass, for libraries that allocate memory for them."""
         self.pass_seconds = 1e-3
-        """Seconds that a forward pass took lately."""
+        """Recent average of seconds per forward pass."""
         self._calls: list[Call[Any]] = []
         self._stuck = False
-        """Whether no row found room in the last pass beside those that rest: they wait until one of these goes on."""
+        """Whether resting rows left no room for any row in the last pass: all wait until one of these continues."""
 
     @abstractmethod
     def use_threads(self, count: int) -> None:
-        """Use so many threads from the next forward pass on."""
+        """Set the number of threads from the next forward pass on."""
 
     @abstractmethod
     def _compute(self, scheduled: Sequence[ScheduledRow]) -> Output:
-        """One forward pass: the outputs at all wanted positions, in the order of the rows."""
+        """Run one forward pass; returns the outputs at all requested positions, in the order of the rows."""
 
     @abstractmethod
     def _sample(self, output: Output, rows: Sequence[tuple[SampledRow, range]]) -> list[tuple[int, float]]:
-        """What rows that decode take at their places of an output: tokens with their log-probabilities."""
+        """Sample tokens for decoding rows at their positions of an output, with log-probabilities."""
 
     @property
     def waiting_rows(self) -> int:
-        """Rows that wait for a forward pass and may get one."""
+        """Number of rows that wait for a forward pass and may get one."""
         return 0 if self._stuck else sum(not row.resting for call in self._calls for row in call.rows)
 
     @property
@@ -103,12 +103,12 @@ class Runner(ABC):
         return sum(row.resting for call in self._calls for row in call.rows)
 
     def start(self, call: Call[Any]) -> None:
-        """Take a call in."""
+        """Accept a call."""
         self._calls.append(call)
         call.start(self.store)
 
     def fail(self, error: BaseException) -> None:
-        """End all calls with an error, each with the work it had done."""
+        """End all calls with an error, each with its work so far."""
         calls, self._calls = self._calls, []
         if calls:
             logger.warning("%d calls of %s failed: %s: %s", len(calls), self.kind, type(error).__name__, error)
@@ -118,8 +118,8 @@ class Runner(ABC):
         self.store.clear()
 
     def step(self) -> None:
-        """One forward pass: a token for every row that decodes, a chunk of prefill for the others."""
-        # Cancelled calls end here, before rows are looked at, so that none of a pass is of an ended call.
+        """Run one forward pass: a token for every decoding row, a chunk of prefill for the others."""
+        # Cancelled calls end here, before rows are scheduled, so that no row of a pass belongs to an ended call.
         for call in self._calls:
             if call.cancelled:
                 call.interrupt()
@@ -136,14 +136,14 @@ class Runner(ABC):
                 raise RuntimeError("rows wait, and none of them can run")
             sampled = iter(self._sample_all(result))
             faulty = _set_rewards([row for row in result.scored if row.layout is not None])
-        finally:  # whatever fails after the forward pass, its tokens were computed
+        finally:  # even if something fails after the forward pass, its tokens were computed
             self._charge(scheduled, time.perf_counter() - began)
         for row, places in result.generating:
             tokens = list(itertools.islice(sampled, len(places)))
             try:
                 if row.call not in faulty and row.extend(tokens):
                     row.call.finish(row)
-            except Exception as fault:  # a splitter's, and no fault of the model: others who share it go on
+            except Exception as fault:  # the splitter's fault, not the model's: other callers continue
                 faulty[row.call] = fault
         for call, error in faulty.items():
             call.fail(error)
@@ -157,7 +157,7 @@ class Runner(ABC):
         self._drop_ended()
 
     def _charge(self, scheduled: list[ScheduledRow], seconds: float) -> None:
-        """Share out the time of a pass by the work that each row took."""
+        """Divide the time of a pass by each row's work."""
         if scheduled:
             self._note(1, seconds)
         work = self._work(scheduled)
@@ -166,11 +166,11 @@ class Runner(ABC):
             row.call.charge(cached, new, share * own)
 
     def _work(self, scheduled: Sequence[ScheduledRow]) -> Sequence[float]:
-        """What each row took of the last pass, in any unit: here its tokens."""
+        """Each row's work in the last pass, in any unit: here its tokens."""
         return [part.new for part in scheduled]
 
     def _note(self, passes: int, seconds: float) -> None:
-        """Count forward passes, and note how long they took."""
+        """Count forward passes, and update their average time."""
         self.passes += passes
         if passes:
             self.pass_seconds += (seconds / passes - self.pass_seconds) / AVERAGED_PASSES
@@ -179,7 +179,7 @@ class Runner(ABC):
         self._calls = [call for call in self._calls if call.rows]
 
     def _schedule(self) -> list[ScheduledRow]:
-        """The rows of the next forward pass, those of the oldest requests first as long as there is room."""
+        """The rows of the next forward pass, oldest requests first, as long as there is room."""
         scheduled: list[ScheduledRow] = []
         room, outputs_left = PREFILL_CHUNK, self.most_outputs
         rows = (row for call in self._calls for row in call.rows if not row.resting)
@@ -193,7 +193,7 @@ class Runner(ABC):
             outputs = bisect_left(row.output_positions, cached + new)
             if row.whole and outputs < len(row.output_positions):
                 new, outputs = min(new, row.output_positions[0] - cached), 0
-            if outputs > outputs_left:  # as far as before the first one that is too many
+            if outputs > outputs_left:  # up to the first excess output
                 outputs = outputs_left
                 new = row.output_positions[outputs] - cached
             if new > 0 and self.store.reserve(row.sequence, cached + new):
@@ -202,7 +202,7 @@ class Runner(ABC):
         return scheduled
 
     def _collect(self, scheduled: list[ScheduledRow], output: Output | None) -> PassResult:
-        """Hand out what a forward pass gave."""
+        """Distribute the outputs of a forward pass."""
         result = PassResult()
         if output is not None and output.logits is not None:
             result.outputs.append(output)
@@ -221,7 +221,7 @@ class Runner(ABC):
         return result
 
     def _collect_cached(self, rows: list[Row], result: PassResult) -> None:
-        """Add rows that need no forward pass: all that they want is cached."""
+        """Add rows that need no forward pass, since everything they need is cached."""
         for row in rows:
             if row.pending:  # preempted for a row of this pass
                 continue
@@ -233,7 +233,7 @@ class Runner(ABC):
                 result.generating += [(twin, range(begin, begin + 1)) for twin in row.ready(self.store)]
 
     def _forward(self, scheduled: list[ScheduledRow]) -> Output:
-        """Compute what is scheduled."""
+        """Run the scheduled rows."""
         output = self._compute(scheduled)
         for row, cached, new, _ in scheduled:
             row.sequence.last_output = None
@@ -248,9 +248,9 @@ class Runner(ABC):
 
 
 def _set_rewards(rows: Sequence[ScoreRow]) -> dict[Call[Any], Exception]:
-    """Set the rewards of rows that were read, in one go for each verifier; the calls whose verifier failed.
+    """Set the rewards of rows, all at once for each verifier; returns the calls whose verifier failed.
 
-    A reward head that fails is no fault of the model, so that others who share it go on.
+    A failing reward head is not the model's fault, so other callers continue.
     """
     groups = defaultdict(list)
     for row in rows:

@@ -1,4 +1,4 @@
-"""Scoring candidates for the step that follows a path: one row per candidate, after one for what they share."""
+"""Scores candidates for the step that follows a path: one row per candidate, after one for their shared prefix."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rsd_integrations.inprocess.sequences import CachedSequence, Store
 from rsd_integrations.prm_formats import Layout
 
 RewardFunction = Callable[[Sequence[tuple[Output, Layout]]], Sequence[float]]
-"""From what the model gave at the wanted positions of some candidates to their rewards."""
+"""Maps the model's outputs at the read positions of some candidates to their rewards."""
 
 
 class ScoreRow(Row):
-    """One candidate while it is read; or, without a layout, the prefix that several candidates share."""
+    """One candidate being read; or, without a layout, the prefix that several candidates share."""
 
     call: ScoreCall
 
@@ -31,35 +31,35 @@ class ScoreRow(Row):
         self.layout = layout
         self.reward = 0.0
         self.outputs: list[Output] = []
-        """What the model gave at the wanted positions so far."""
+        """The outputs at the read positions so far."""
         self._last_position = -1
         """The last of those positions."""
         cached = len(sequence.ids)
         if self.output_positions and self.output_positions[0] < cached:
-            # Hidden states and logits are kept for a sequence's last token alone. Where an earlier one is wanted it
-            # is computed again, and all that follows it.
+            # Hidden states and logits are kept only for a sequence's last token. If an earlier one is needed, it is
+            # computed again with everything after it.
             if sequence.last_output is not None and self.output_positions[0] == cached - 1:
                 self.add(sequence.last_output, 1)
             else:
                 sequence.truncate(self.output_positions[0])
 
     def add(self, output: Output, count: int) -> None:
-        """Add what the model gave at the next so many wanted positions, at least one."""
+        """Add the outputs at the next `count` read positions, at least one."""
         self._last_position = self.output_positions[count - 1]
         self.outputs.append(output)
         del self.output_positions[:count]
 
     def keep_last_output(self) -> None:
-        """Leave what the model gave at the sequence's end with it: the next call may go on from there.
+        """Keep the output at the sequence's end, from which the next call may continue.
 
-        A row that was cancelled, or preempted since, ends elsewhere, and leaves nothing.
+        A row that was cancelled, or preempted since, ends elsewhere and keeps nothing.
         """
         if self.outputs and self._last_position == len(self.sequence.ids) - 1:
             self.sequence.last_output = self.outputs[-1].last()
 
 
 class ScoreCall(Call[Scores]):
-    """Scores candidates for the step that follows a path. What they share is computed once."""
+    """Scores candidates for the step that follows a path. Their shared prefix is computed once."""
 
     def __init__(
         self,
@@ -70,15 +70,15 @@ class ScoreCall(Call[Scores]):
         layouts: Sequence[Layout],
         rewards: RewardFunction,
     ) -> None:
-        """Ask for scores.
+        """Request scores.
 
         Args:
-            path: What the candidates follow.
-            cache: Where the computed sequences of paths are.
+            path: The path that the candidates follow.
+            cache: The computed sequences of paths.
             prefix: Ids of the path.
-            prompt: How many of them are the prompt's.
-            layouts: What is read for each candidate, at least one.
-            rewards: From what the model gives to the rewards; equal functions are called once for all candidates.
+            prompt: Number of prompt ids among them.
+            layouts: The input of each candidate, at least one.
+            rewards: Maps outputs to rewards; equal functions are called once for all candidates.
         """
         super().__init__(path, cache)
         self.rewards = rewards
@@ -101,7 +101,7 @@ class ScoreCall(Call[Scores]):
             self.fork(row, store)
 
     def fork(self, row: ScoreRow, store: Store) -> None:
-        """One row per candidate, now that the prefix is computed; one that finds no room computes it by itself."""
+        """Create a row per candidate after the prefix is computed; one without room for a copy computes it itself."""
         self.rows.remove(row)
         row.keep_last_output()  # before the sequence is copied: candidates may be scored by it
         copies = [store.branch(row.sequence) for _ in self._layouts[1:]]
@@ -115,7 +115,7 @@ class ScoreCall(Call[Scores]):
     def finish(self, row: Row) -> None:
         assert isinstance(row, ScoreRow)
         row.keep_last_output()
-        if row.layout is not None:  # what was fed for the score alone does not stay
+        if row.layout is not None:  # roll back tokens fed only to read the score
             row.sequence.truncate(len(self._prefix) + len(row.layout.kept))
         super().finish(row)
 

@@ -1,4 +1,4 @@
-"""Computed sequences of a model, and the store that finds room for them."""
+"""Computed sequences of a model, and the store that makes room for them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 _clock = count()
 _arrivals = count()
 IDLE = inf, 0
-"""When the row of a sequence arrived that no row uses."""
+"""The arrival of a sequence that no row uses."""
 
 
 class CachedSequence(ABC):
-    """Tokens whose keys and values a model keeps. Freed with the object, or evicted when room is needed."""
+    """Tokens whose keys and values are cached. Freed with the object, or evicted when room is needed."""
 
     __slots__ = ("__weakref__", "arrival", "ids", "last_output", "last_used", "passed_over")
 
@@ -25,16 +25,16 @@ class CachedSequence(ABC):
         self.ids: list[int] = []
         """The computed tokens; empty after an eviction."""
         self.last_output: Any = None
-        """What the model gave at the last token, where somebody may ask for it again."""
+        """The output at the last token, if it may be needed again."""
         self.arrival: tuple[float, float] = IDLE
-        """The number of the request whose row uses it, and when that row arrived, as a count."""
+        """The number of the request whose row uses it, and a counter of when that row arrived."""
         self.passed_over = False
-        """Whether a sibling was claimed in its place, so that it is most likely a rejected candidate."""
+        """Whether a sibling was claimed instead, so that it is probably a rejected candidate."""
         self.last_used = next(_clock)
-        """When it was last used, as a count."""
+        """A counter of when it was last used."""
 
     def activate(self, request: float = 0) -> None:
-        """Mark it as used by a row of this request: only rows of older ones, or earlier ones of it, may preempt it."""
+        """Mark it as used by a row of this request: only older requests, or its earlier rows, may preempt it."""
         self.arrival = request, next(_arrivals)
 
     def deactivate(self) -> None:
@@ -42,7 +42,7 @@ class CachedSequence(ABC):
         self.arrival = IDLE
 
     def touch(self) -> None:
-        """Note that it is used now."""
+        """Update its time of last use."""
         self.last_used = next(_clock)
 
     def truncate(self, count: int) -> None:
@@ -52,52 +52,52 @@ class CachedSequence(ABC):
             self.last_output = None
 
     def gather(self, begin: int, chosen: Sequence[int]) -> None:
-        """Keep, of the tokens from `begin` on, only the chosen ones, given in order by their places after it.
+        """Of the tokens from `begin` on, keep only the chosen ones, given in order as offsets.
 
-        What the model gave at a token does not change by that: those before it are the ones that it has seen.
+        This does not change a token's output, since the tokens it has attended to are those before it.
         """
-        raise NotImplementedError(f"{type(self).__name__} keeps no trees")
+        raise NotImplementedError(f"{type(self).__name__} does not support trees")
 
     @abstractmethod
     def evict(self) -> None:
-        """Give the room back; the tokens have to be computed again."""
+        """Free its room; its tokens must be computed again."""
 
 
 class Store(ABC):
-    """The room for keys and values of one model, used by the one thread that runs it.
+    """The store of one model's keys and values, used by the one thread that runs it.
 
-    When it is full, rejected candidates are evicted first, then what was idle longest; then the latest row of the
-    youngest request is preempted, and computes its tokens again. So the oldest request always makes progress.
+    When it is full, rejected candidates are evicted first, then the sequences idle longest; then the latest row of the
+    newest request is preempted, and computes its tokens again. So the oldest request always makes progress.
     """
 
     size: str
-    """How much room there is, for people."""
+    """Its capacity, for display."""
     evicted = 0
-    """Sequences that were evicted or preempted so far, rejected candidates aside."""
+    """Number of sequences evicted or preempted so far, except rejected candidates."""
 
     @property
     @abstractmethod
     def live(self) -> Sequence[CachedSequence]:
-        """All sequences that hold room."""
+        """All sequences in the store."""
 
     @abstractmethod
     def sequence(self) -> CachedSequence:
-        """A new sequence, with nothing in it."""
+        """A new, empty sequence."""
 
     @abstractmethod
     def reserve(self, sequence: CachedSequence, length: int) -> bool:
-        """Make room for a sequence of so many tokens; False where earlier arrivals hold all there is."""
+        """Make room for a sequence of `length` tokens; False if earlier arrivals occupy everything."""
 
     @abstractmethod
     def branch(self, source: CachedSequence) -> CachedSequence | None:
-        """A copy of a sequence that can go its own way; None where there is no room."""
+        """An independent copy of a sequence; None if there is no room."""
 
     @abstractmethod
     def clear(self) -> None:
         """Evict everything, as after a failure."""
 
     def _victim(self, wanted_by: CachedSequence) -> CachedSequence | None:
-        """What goes first; never the sequence of an earlier arrival."""
+        """The sequence to evict first; never one that arrived earlier."""
         others = [s for s in self.live if s is not wanted_by and s.arrival > wanted_by.arrival]
         return max(others, key=lambda s: (s.passed_over, s.arrival, -s.last_used), default=None)
 

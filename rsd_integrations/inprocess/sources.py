@@ -1,4 +1,4 @@
-"""Where proposals come from: a drafter of the engine, or a proposer without a model."""
+"""Sources of proposals: a drafter in the engine, or a proposer without a model."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class ProposerSource(Source):
     def __init__(
         self, states: ProposerStates, path: Path, proposer: Proposer, prefix: Sequence[int], seed: int
     ) -> None:
-        """Propose what follows a path, whose ids are these, by a state that is claimed when it is first asked."""
+        """Propose tokens after a path with the ids `prefix`, from a state that is claimed on the first request."""
         self._states, self._path, self._proposer, self._prefix, self._seed = states, path, proposer, prefix, seed
         self._state: ProposerState | None = None
         self._told = 0
 
     def ask(self, row: SpeculativeRow, emitted: Sequence[int], count: int) -> None:
         state = self._state or self._states.claim(self._path, self._proposer, self._prefix, self._seed)
-        self._state = None  # where the proposer fails, it is not kept
+        self._state = None  # not kept if the proposer fails
         state.accept(emitted[self._told :])
         self._told = len(emitted)
         row.propose(state.propose(count))
@@ -44,10 +44,10 @@ class ProposerSource(Source):
 
 
 class DrafterSource(Source):
-    """A drafter: its row and the target's hand over to each other, by the threads that run the two models."""
+    """A drafter: its row and the target's exchange tokens in the threads that run the two models."""
 
     def __init__(self, call: DraftCall, drafter: Runner, target: Runner, prefix: Sequence[int]) -> None:
-        """Draft by a call that nobody has started, of a model whose ids of the path are these."""
+        """Draft with a call that has not been started, of a model for which the path has the ids `prefix`."""
         self.call = call
         self._drafter, self._target, self._prefix = drafter, target, prefix
         self._told = 0
@@ -55,7 +55,7 @@ class DrafterSource(Source):
 
     def ask(self, row: SpeculativeRow, emitted: Sequence[int], count: int) -> None:
         at, ids = self._read(emitted)
-        # The drafter reads all but the last of the tokens that it drafts.
+        # The drafter reads all its drafted tokens except the last.
         count = min(count, self._drafter.context - at - len(ids) + 1)
         if count < 1:
             row.propose(Proposal(()))
@@ -78,12 +78,12 @@ class DrafterSource(Source):
             self.call.future.set_result(self.call.answer())
 
     def _read(self, emitted: Sequence[int]) -> tuple[int, Sequence[int]]:
-        """What the drafter is to read of the emitted tokens: how many of its ids stay, and those after them."""
+        """The drafter's input for the emitted tokens: the number of its unchanged ids, and the ids after them."""
         at, self._told = self._told, len(emitted)
         return len(self._prefix) + at, tuple(emitted[at:])
 
     def _proposal(self, tokens: tuple[int, ...], draft: Any) -> Proposal:
-        """What the target is to verify of a draft."""
+        """The proposal to the target for a draft."""
         return Proposal(tokens, draft=draft)
 
     def _hand_over(self, row: SpeculativeRow, tokens: tuple[int, ...], draft: Any) -> None:
@@ -94,16 +94,16 @@ class DrafterSource(Source):
 
 
 class TextSource(DrafterSource):
-    """A drafter of another vocabulary, which the target gives its text to, and whose text it reads.
+    """A drafter with another vocabulary: drafter and target exchange text.
 
-    Nothing is known of the distribution of what it writes in the target's tokens, so a token is kept where it is the
-    target's own; that is exact whatever is proposed.
+    The distribution of its drafts in the target's tokens is unknown, so a token is kept if it is the target's own,
+    which is exact whatever is proposed.
     """
 
     def __init__(
         self, call: DraftCall, drafter: LanguageModel, target: LanguageModel, path: Path, prefix: Sequence[int]
     ) -> None:
-        """Draft after a path; the rest is as in `DrafterSource`."""
+        """Draft after a path; otherwise like `DrafterSource`."""
         super().__init__(call, drafter.runner, target.runner, prefix)
         self._path, self._own, self._other = path, drafter, target
         self._begun = self._other.vocabulary.ids.begun(path)
@@ -113,7 +113,7 @@ class TextSource(DrafterSource):
         written = self._path.extend(Step(text, "length")) if text else self._path
         return 0, self._own.vocabulary.ids(written, goes_on=True)[0]
 
-    def _proposal(self, tokens: tuple[int, ...], draft: Any) -> Proposal:  # noqa: ARG002 - q is of other tokens
+    def _proposal(self, tokens: tuple[int, ...], draft: Any) -> Proposal:  # noqa: ARG002 - q is over other tokens
         ended = tokens[-1:] if tokens[-1] in self._own.eos_ids else ()
         text, _ = self._own.vocabulary.read(tokens[: len(tokens) - len(ended)])
         with self._other.vocabulary.ids.lock:

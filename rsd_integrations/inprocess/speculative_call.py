@@ -1,4 +1,4 @@
-"""Writing a step that is proposed some tokens at a time and verified in one pass each: speculative decoding."""
+"""Generates a step by speculative decoding: tokens are proposed a few at a time and verified in one pass."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 
 class Source(ABC):
-    """Where the proposals of one step come from."""
+    """The source of one step's proposals."""
 
     @abstractmethod
     def ask(self, row: SpeculativeRow, emitted: Sequence[int], count: int) -> None:
-        """Have `row.propose` called with at most so many tokens after those of the step, now or later.
+        """Call `row.propose` with at most `count` tokens after those of the step, now or later.
 
-        Later is by the thread that runs the target; the row rests until then.
+        If later, then from the thread that runs the target; the row rests until then.
         """
 
     @abstractmethod
     def close(self, emitted: Sequence[int]) -> None:
-        """The step is over, and these are its tokens."""
+        """Note that the step is over, with these tokens."""
 
 
 class SpeculativeRow(GenerateRow):
-    """A step whose tokens are proposed before they are chosen."""
+    """A step decoded with proposals."""
 
     call: SpeculativeCall
 
@@ -44,23 +44,23 @@ class SpeculativeRow(GenerateRow):
     ) -> None:
         super().__init__(call, sequence, prefix, seed, guess)
         self.proposal = Proposal(())
-        """What is verified by the next pass."""
+        """The proposal to verify in the next pass."""
         self.overridden: Sequence[bool] = ()
-        """At which of its outputs the rule decided otherwise than the exact one would: set by the runner."""
+        """Whether the rule differed from the exact one, at each output: set by the runner."""
         self.fault: Exception | None = None
-        """Why the rule could not judge: set by the runner."""
+        """The error of a rule that failed: set by the runner."""
         self._accepting = Numbers(f"{seed} accept")
         self._places: list[Place] = []
-        """How far the grammar is at each output."""
+        """The grammar's position at each output."""
 
     @property
     def rule(self) -> AcceptanceRule | None:
-        """What judges the proposal; None where a token is right that is the target's own."""
+        """The rule that judges the proposal; None if tokens are only compared with the target's own."""
         exact = self.proposal.draft is None and self.call.compares
         return None if exact or not self.proposal.tokens else self.call.rule
 
     def propose(self, proposal: Proposal) -> None:
-        """Have some tokens verified after those that the step has by now."""
+        """Propose tokens to verify after the present ones of the step."""
         if self not in self.call.rows:  # cancelled meanwhile
             return
         if self.resting:
@@ -78,7 +78,7 @@ class SpeculativeRow(GenerateRow):
         return [self._numbers(at + depth, at + depth + 1)[0] for depth in (0, *self.tree.depths)]
 
     def accept_numbers(self) -> list[float]:
-        """The random numbers in [0, 1) for accepting each proposed token, which are keyed to positions."""
+        """The random numbers in [0, 1) for accepting each proposed token, keyed to positions."""
         at = self.step.sampled
         if self.tree is None:
             return self._accepting(at, at + len(self.proposal))
@@ -111,9 +111,9 @@ class SpeculativeRow(GenerateRow):
         return over
 
     def _walk(self, own: Sequence[int]) -> list[int]:
-        """Go down the tree by the tokens that were chosen after each node; the outputs on the way, the first being 0.
+        """Follow the tokens chosen after each node down the tree; returns the outputs on the way, beginning with 0.
 
-        The nodes on the way move to the front of the sequence, the others go.
+        The nodes on the way move to the front of the sequence, the others are dropped.
         """
         assert self.tree is not None
         (begin, parents), tokens = self.tree, self.proposal.tokens
@@ -131,12 +131,12 @@ class SpeculativeRow(GenerateRow):
         return [i + 1 for i in way]
 
     def _usable(self, proposal: Proposal, room: int) -> Proposal:
-        """The first tokens that the target could write at all, after such ones alone."""
+        """The proposed tokens that the target could generate at all, each after such tokens only."""
         known = self.call.end.vocabulary.size
         if self.place is None and len(proposal) <= room and all(0 <= token < known for token in proposal.tokens):
             return proposal
         parents = range(-1, len(proposal) - 1) if proposal.parents is None else proposal.parents
-        kept = {-1: -1}  # index before and after, of those that are usable
+        kept = {-1: -1}  # index before and after, for usable tokens
         places = [] if self.place is None else [self.place]
         for i, (token, parent) in enumerate(zip(proposal.tokens, parents, strict=True)):
             if parent not in kept or not 0 <= token < known or len(kept) > room:
@@ -146,7 +146,7 @@ class SpeculativeRow(GenerateRow):
                 place = before.after(token)
                 if place is None and proposal.draft is None:
                     continue
-                # A drawn token is rejected by the rule, which corrects it: left out, it would change the distribution.
+                # A sampled token is rejected and corrected by the rule: omitting it would change the distribution.
                 places.append(place or before)
             kept[i] = len(kept) - 1
             if places and place is None:
@@ -161,7 +161,7 @@ class SpeculativeRow(GenerateRow):
 
 
 class SpeculativeCall(GenerateCall):
-    """Writes the step that follows a path, for one seed, with the proposals of a source."""
+    """Generates the step that follows a path, for one seed, with the proposals of a source."""
 
     def __init__(
         self,
@@ -180,10 +180,10 @@ class SpeculativeCall(GenerateCall):
         draft_length: int,
         context: int,
     ) -> None:
-        """Ask for a step.
+        """Request a step.
 
         Args:
-            path: What it follows, as are the others up to `grammar`: see `GenerateCall`.
+            path: See `GenerateCall`, also for the arguments up to `grammar`.
             cache: See path.
             prefix: See path.
             request: See path.
@@ -191,12 +191,11 @@ class SpeculativeCall(GenerateCall):
             end: See path.
             guess: See path; it is verified first.
             grammar: See path.
-            source: What proposes.
-            rule: Which proposed tokens are kept.
-            compares: Whether the rule keeps a token that nobody drew where it is the target's own, as the exact one
-                does.
-            draft_length: Most tokens that are proposed in a row.
-            context: Longest sequence that the model reads, in tokens: all nodes of a tree have to fit in.
+            source: The source of proposals.
+            rule: The acceptance rule.
+            compares: Whether the rule keeps an unsampled token exactly if it is the target's own, like the exact rule.
+            draft_length: Maximum tokens proposed in a row.
+            context: Maximum sequence length in tokens, including all nodes of a tree.
         """
         super().__init__(path, cache, prefix, request, max_tokens, end, guess, grammar)
         self.rule, self.compares, self.rejected, self.overridden = rule, compares, 0, 0
@@ -204,7 +203,7 @@ class SpeculativeCall(GenerateCall):
 
     def start(self, store: Store) -> None:
         sequence = self.cache.claim(self.path, self._prefix) or store.sequence()
-        sequence.truncate(len(self._prefix) - 1)  # what it gives at the last token verifies the first proposed one
+        sequence.truncate(len(self._prefix) - 1)  # the output at the last token verifies the first proposed one
         self.reused = len(sequence.ids)
         row = SpeculativeRow(self, sequence, self._prefix, self.request.seeds[0], self._guess)
         self._candidates.append(row)
@@ -212,7 +211,7 @@ class SpeculativeCall(GenerateCall):
         if not self._guess:
             try:
                 self.ask(row)
-            except Exception as fault:  # a proposer's, and no fault of the model
+            except Exception as fault:  # the proposer's fault, not the model's
                 self.fail(fault)
 
     def stop(self, error: BaseException) -> None:
@@ -221,7 +220,7 @@ class SpeculativeCall(GenerateCall):
             self.fail(error)
 
     def ask(self, row: SpeculativeRow) -> None:
-        """Have something proposed for the next pass; nothing where only one token may follow."""
+        """Request a proposal for the next pass; an empty one if only one token may follow."""
         count = min(self._draft_length, self.max_tokens - row.step.sampled - 1)
         if count > 0:
             self._source.ask(row, row.tokens, count)
@@ -241,6 +240,6 @@ class SpeculativeCall(GenerateCall):
         super().release()
 
     def _close(self, row: Any) -> None:
-        if row.tree is not None:  # its nodes are no sequence
+        if row.tree is not None:  # its nodes are not a sequence
             row.sequence.truncate(row.tree.begin)
         super()._close(row)

@@ -1,4 +1,4 @@
-"""Where a step ends: where its splitter says, at the end of the whole response, or at its token cap."""
+"""Where a step ends: at its splitter's boundary, at the end of the whole response, or at its token cap."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rsd_integrations.inprocess.vocabulary import Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class StepEnd:
-    """What ends a step of one model."""
+    """The conditions that end a step of one model."""
 
     vocabulary: Vocabulary
     eos_ids: frozenset[int]
     """Ids that end the whole response."""
     splitter: Splitter | None = None
-    """None where only the whole response ends."""
+    """None if a step is the whole response."""
     before: bytes = b""
-    """The beginning of the step's first character, where the path before it ends in one."""
+    """The beginning of the step's first character, if the path before it ends inside one."""
     marks: tuple[bytes, ...] = field(init=False)
-    """Before one of these is written no step ends; empty where any text may end one."""
+    """A step ends only after one of these; empty if any text may end it."""
     window: int = field(init=False)
-    """Length of the longest of them."""
+    """Length of the longest mark."""
 
     def __post_init__(self) -> None:
         marks = _marks(self.splitter)
@@ -48,34 +48,34 @@ class OpenStep:
         """Begin a step.
 
         Args:
-            end: What ends it.
-            max_tokens: Most tokens of it, one that ends the response included; at least 1.
+            end: The conditions that end it.
+            max_tokens: Maximum tokens, including one that ends the response; at least 1.
         """
         self._splitter, self._marks, self._window = end.splitter, end.marks, end.window
         self._eos_ids, self._pieces = end.eos_ids, end.vocabulary.pieces
         self._max_tokens = max_tokens
         self.sampled = 0
-        """Tokens sampled so far, those included that the step does not keep."""
+        """Number of tokens sampled so far, including those that the step does not keep."""
         self.tokens: list[int] = []
-        """Those of the step so far, without one that ends the response."""
+        """Tokens of the step so far, without one that ends the response."""
         self.logprobs: list[float] = []
         """Natural log-probabilities of the tokens."""
         self.ending: Ending = "length"
         self._recent = b""
         self._text: str | None = None if end.marks else ""
-        """What is written, where the splitter has to be asked; None as long as no mark was seen."""
+        """The text for the splitter; None as long as no mark was seen."""
         self._decoder = getincrementaldecoder("utf-8")(errors="replace")
         self._decoder.decode(end.before)
         self._boundaries: list[int] = []
-        """Characters of the text at the end of each token; -1 where that is inside of a character."""
+        """Length of the text at the end of each token, in characters; -1 inside a character."""
 
     @property
     def size(self) -> int:
-        """Tokens of the step so far, one that ends the response included."""
+        """Number of tokens of the step so far, including one that ends the response."""
         return len(self.tokens) + (self.ending == "end")
 
     def append(self, token: int, logprob: float) -> bool:
-        """Add a sampled token; True when the step is over with it."""
+        """Add a sampled token; True if it ends the step."""
         self.sampled += 1
         if token in self._eos_ids:
             self.ending = "end"
@@ -89,8 +89,8 @@ class OpenStep:
                 if self._is_split():
                     return True
             else:
-                # Models write "\n\n" as one token or as two, so what counts is the last bytes, wherever tokens begin:
-                # all of the new one, and of those before it one byte less than the longest mark has.
+                # Models generate "\n\n" as one token or as two, so only the last bytes count, wherever tokens begin:
+                # all of the new token, and before it one byte less than the longest mark.
                 self._recent = recent = (self._recent + piece)[-self._window - len(piece) + 1 :]
                 for mark in self._marks:
                     if mark in recent and self._is_split():

@@ -1,4 +1,4 @@
-"""What a tokenizer's ids mean in bytes: where steps end, and which models may exchange ids."""
+"""The bytes of a tokenizer's ids, which show where steps end and which models can exchange ids."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class Vocabulary:
-    """A tokenizer as the decoder needs it.
+    """A tokenizer wrapped for the decoder.
 
     Args:
         tokenizer: The tokenizer.
-        size: Ids the model has rows for.
-        template: Arguments of the chat template, such as `enable_thinking`.
+        size: Number of ids for which the model has rows.
+        template: Chat template arguments, such as `enable_thinking`.
 
     Raises:
         ConfigurationError: The chat template uses no such argument, or there is none.
@@ -37,22 +37,22 @@ class Vocabulary:
     def __init__(self, tokenizer: Tokenizer, size: int, template: Mapping[str, Any] | None = None) -> None:
         self.tokenizer = tokenizer
         self.template = chat_template(tokenizer, template)
-        """None where the tokenizer has no chat template."""
+        """None if the tokenizer has no chat template."""
         self.size = self._rows(size)
-        """Ids the model has rows for; often some more than the tokenizer names."""
-        self._splits = cache(lambda: _splits(tokenizer))  # one for all with other fields, if at all
+        """Number of ids for which the model has rows; often more than the tokenizer has."""
+        self._splits = cache(lambda: _splits(tokenizer))  # lazy, and shared by copies with other fields
         self._own_marks: frozenset[int] = frozenset()
         self._views: dict[Markers, Self] = {}
         self.ids = PathIds(self)
-        """Ids of a path. Steps by a model of the same vocabulary keep their sampled ids; the text of others is
-        tokenised as a whole, whatever the steps it came in."""
+        """Ids of paths. Steps by a model with the same vocabulary keep their sampled ids; the text of others is
+        tokenised as a whole, whatever its steps."""
 
     def with_fields(self, fields: Mapping[str, Any]) -> Self:
-        """The same tokenizer, whose chat template gets what a request asks of it over its own arguments.
+        """The same tokenizer, with a request's chat template arguments overriding its own.
 
         Args:
-            fields: `chat_template_kwargs`, arguments by name, and `reasoning_effort`, which is one where the template
-                reads it; others are not looked at.
+            fields: `chat_template_kwargs`, arguments by name, and `reasoning_effort`, which is one if the template
+                reads it; others are ignored.
 
         Raises:
             ConfigurationError: The chat template uses no such argument, or there is none.
@@ -68,7 +68,7 @@ class Vocabulary:
         with self.ids.lock:
             vars(other).pop("pieces", None)
             if other._marked() == self._marked():
-                vars(other)["pieces"] = self.pieces  # many megabytes, of many tokens
+                vars(other)["pieces"] = self.pieces  # many megabytes for large vocabularies
         return other
 
     @cached_property
@@ -82,7 +82,7 @@ class Vocabulary:
 
     @cached_property
     def pieces(self) -> list[bytes] | dict[int, bytes]:
-        """The bytes of every id. Special tokens are empty, since they are no text, but for those that mark thoughts."""
+        """The bytes of every id. Special tokens are empty, since they are not text, except those that mark thoughts."""
         tokenizer = self.tokenizer
         names = {id_: token for token, id_ in tokenizer.get_vocab().items()}
         tokens = [names.get(id_) for id_ in range(self.size)]
@@ -100,22 +100,22 @@ class Vocabulary:
         return pieces
 
     def all_pieces(self) -> Iterable[bytes]:
-        """The same in the order of ids; empty for those that the tokenizer does not name."""
+        """The same in the order of ids; empty for ids unknown to the tokenizer."""
         return (self.pieces[id_] for id_ in range(self.size))
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
-        """Ids that tell the structure of a conversation: all that the tokenizer has added as special, named or not."""
+        """Ids that mark the structure of a conversation: all that the tokenizer added as special, named or not."""
         added = self.tokenizer.added_tokens_decoder.items()
         named = {id_ for id_ in self.tokenizer.all_special_ids if id_ is not None}
         return frozenset(named | {id_ for id_, token in added if token.special})
 
     def _marked(self) -> frozenset[int]:
-        """The special tokens that mark thoughts: the template's own, and those of a request."""
+        """The special tokens that mark thoughts: the template's and a request's."""
         return self._own_marks | self._marking_ids(None if self.template is None else self.template.markers)
 
     def _marking_ids(self, markers: Markers | None) -> frozenset[int]:
-        """The special tokens that the markers of thoughts are made of."""
+        """The special tokens that thought markers consist of."""
         if markers is None:
             return frozenset()
         marks = (markers.open, markers.close, markers.ending, markers.answer, markers.end)
@@ -127,16 +127,16 @@ class Vocabulary:
         return self.template is not None and "tools" in self.template.source
 
     def text(self, ids: list[int]) -> str:
-        """The text of some ids, special tokens left out."""
+        """The text of some ids, without special tokens."""
         pieces = self.pieces
         return b"".join(pieces[id_] for id_ in ids).decode("utf-8", errors="replace")
 
     def read(self, ids: Sequence[int], before: bytes = b"") -> tuple[str, bytes]:
-        """The text of some ids, and the beginning of a character that they end in.
+        """The text of some ids, and the incomplete character at their end.
 
         Args:
             ids: The ids.
-            before: The beginning of their first character, which the ids before them end in.
+            before: The beginning of their first character, from the ids before them.
         """
         pieces, decoder = self.pieces, getincrementaldecoder("utf-8")("replace")
         return decoder.decode(b"".join([before, *[pieces[id_] for id_ in ids]])), decoder.getstate()[0]
@@ -144,13 +144,13 @@ class Vocabulary:
     def as_step(
         self, ids: Sequence[int], ending: Ending, size: int, logprobs: Sequence[float] = (), before: bytes = b""
     ) -> Step:
-        """A step of sampled ids; its text leaves a character that its ids begin and do not complete to the next one.
+        """A step of sampled ids; a character that they do not complete is left to the next step's text.
 
         Args:
-            ids: What was sampled, without an id that ends the response.
+            ids: The sampled ids, without one that ends the response.
             ending: Why it ends.
             size: Tokens generated for it.
-            logprobs: Of the ids.
+            logprobs: Log-probabilities of the ids.
             before: As in `read`.
         """
         text, begun = self.read(ids, before)
@@ -159,29 +159,29 @@ class Vocabulary:
         return Step(text, ending, tuple(ids), self.identity, size, tuple(logprobs), partial=bool(begun))
 
     def written(self, id_: int) -> bytes:
-        """What an id writes, as a text has it that was tokenised: special tokens by their names."""
+        """The text of an id in a tokenised text: special tokens by their names."""
         added = self._added.get(id_)
         return self.pieces[id_] if added is None else added
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text, with no special tokens added."""
+        """Ids of plain text, without added special tokens."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def following(self, text: str) -> list[int]:
-        """Ids of plain text that follows other text: no tokenizer puts a space of its own before it."""
+        """Ids of plain text that follows other text, without a space prepended by the tokenizer."""
         return self.encode(_ANCHOR + text)[len(self._anchor) :] if self._anchor else self.encode(text)
 
     def settled(self, text: str) -> tuple[list[int], str]:
-        """The first ids of a text, which nothing that follows it can change, and the rest of it; see `SafeSplits`."""
+        """The first ids of a text, which no following text can change, and the rest of the text; see `SafeSplits`."""
         cut = self._splits().last(text)
         if text[cut - 1 : cut] != "\n":
             return self.following(text[:cut]), text[cut:]
-        # At the end of a text white space may be tokenised otherwise than before a sign.
+        # White space may be tokenised differently at the end of a text than before a character.
         ids, sign, last = self.following(text[: cut + 1]), text[cut].encode(), b""
         while len(last) < len(sign) and ids:
             last = self.written(ids.pop()) + last
-        # Tokenizers that normalise may write another one, of fewer bytes or of more.
+        # Tokenizers that normalise may change it, and its number of bytes.
         return (ids, text[cut:]) if last == sign else ([], text)
 
     @cached_property
@@ -190,12 +190,12 @@ class Vocabulary:
 
     @cached_property
     def _anchor(self) -> list[int]:
-        """Stands before texts that get no space; empty where the tokenizer puts none."""
+        """Prepended to texts that must get no space; empty if the tokenizer adds none."""
         puts_space = self.pieces[self.encode("a")[0]].startswith(b" ")
         return self.encode(_ANCHOR) if puts_space else []
 
     def thinking(self, prompt: Prompt) -> Thinking | None:
-        """How the model thinks before it answers a prompt, as its chat template tells; None where nothing does."""
+        """How the model thinks before it answers a prompt, according to its chat template; None if that is unknown."""
         return None if self.template is None else self.template.thinking(prompt)
 
     def prompt(self, prompt: Prompt, thinking: Thinking | None = None) -> list[int]:
@@ -204,12 +204,12 @@ class Vocabulary:
         return self.encode(text) if self.template else list(self.tokenizer(text)["input_ids"])
 
     def prompt_text(self, prompt: Prompt, thinking: Thinking | None = None) -> str:
-        """What the model reads before the first step, special tokens of the chat template written out.
+        """The text that the model reads before the first step, with the chat template's special tokens spelled out.
 
         Args:
-            prompt: The prompt; a last message that begins the response stands there as it is.
-            thinking: How all models of the request begin the response: what the model reads instead of what its own
-                template opens. None leaves that to the template.
+            prompt: The prompt; a last message that begins the response is kept unchanged.
+            thinking: How all models of the request begin the response, in place of the template's own opening. None
+                leaves that to the template.
         """
         if self.template is not None:
             return self.template.start(prompt, thinking)
@@ -219,11 +219,11 @@ class Vocabulary:
         return "\n\n".join([*(message.content for message in earlier), end])
 
     def path_text(self, path: Path) -> str:
-        """What the model reads of a path."""
+        """The text that the model reads for a path."""
         return self.prompt_text(path.prompt, path.thinking) + "".join(step.text for step in path.steps)
 
     def asked(self, path: Path, messages: Sequence[Message] = ()) -> tuple[list[int], int]:
-        """Ids of a path and of messages after it, the last by the assistant being begun; how many are prompt.
+        """Ids of a path and messages after it, the assistant's last one begun; and the number of prompt ids.
 
         Raises:
             ConfigurationError: The chat template drops earlier turns of the assistant.
@@ -237,10 +237,10 @@ class Vocabulary:
         return self.ids(path.extend(Step(text, "length")))
 
     def first_tokens(self, last: int, words: Sequence[str]) -> list[int]:
-        """The first token of each word where the text so far ends with the token `last`.
+        """The first token of each word if the text so far ends with the token `last`.
 
         Raises:
-            ConfigurationError: Two words share it, or the text and a word join to other tokens.
+            ConfigurationError: Two words share it, or the text and a word merge into other tokens.
         """
         before = self.pieces[last].decode("utf-8", errors="replace")
         anchor = self.encode(before)
@@ -248,32 +248,32 @@ class Vocabulary:
         for word in words:
             ids = self.encode(before + word)
             if ids[: len(anchor)] != anchor or len(ids) == len(anchor):
-                raise ConfigurationError(f"the tokenizer joins {before!r} and {word!r}; let the text end elsewhere")
+                raise ConfigurationError(f"the tokenizer merges {before!r} and {word!r}; end the text elsewhere")
             firsts.append(ids[len(anchor)])
         if len(set(firsts)) < len(firsts):
             raise ConfigurationError(
-                f"some of the words {list(words)} begin with the same token, and cannot be told apart"
+                f"some of the words {list(words)} begin with the same token, so they cannot be distinguished"
             )
         return firsts
 
     def root(self, path: Path) -> list[int]:
-        """Ids of the prompt that a path begins with."""
+        """Ids of the prompt of a path."""
         return self.prompt(path.prompt, path.thinking)
 
     def of(self, path: Path) -> Self:
-        """The vocabulary as a path's request has it: special tokens that mark its thoughts are text."""
+        """The vocabulary for a path's request, in which special tokens that mark its thoughts are text."""
         with self.ids.lock:
             return self.marked(path.thinking)
 
     def marked(self, thinking: Thinking | None) -> Self:
-        """The same for who holds the lock."""
+        """The same for a caller that holds the lock."""
         markers = None if thinking is None else thinking.markers
         if markers is None:
             return self
         if markers not in self._views:
             marks = self._marking_ids(markers)
             view = self
-            if not marks <= self._marked():  # the user's own
+            if not marks <= self._marked():  # given by the user
                 view = copy.copy(self)
                 vars(view).pop("pieces", None)
                 view._own_marks = marks
@@ -293,7 +293,7 @@ def _byte_table() -> dict[str, int]:
 
 
 _ANCHOR = "\x01"
-"""A character that no vocabulary merges with another one."""
+"""A character that no vocabulary merges with others."""
 _BYTES = _byte_table()
 _HEX = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -301,7 +301,7 @@ _HEX = re.compile(r"<0x([0-9A-F]{2})>")
 def _byte_level(token: str) -> bytes:
     try:
         return bytes(_BYTES[char] for char in token)
-    except KeyError:  # a token of another kind of vocabulary stands for itself
+    except KeyError:  # a token of another kind of vocabulary is its own text
         return token.encode()
 
 

@@ -1,4 +1,4 @@
-"""The input formats of open reward models and where their scores are read, as data and pure functions.
+"""The input formats of open reward models and the positions of their scores, as data and pure functions.
 
 A format is independent of where a model runs; `rsd_integrations.huggingface` and server verifiers share it.
 """

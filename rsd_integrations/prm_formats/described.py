@@ -28,7 +28,7 @@ LISTS = {
     "layers": "a list of names of tensors: [score]",
     "models": "a list of names on the hub: [our-lab/our-prm]",
 }
-"""What fields that hold several texts take."""
+"""What fields with several texts must be."""
 
 
 def is_file(name: str) -> bool:
@@ -57,18 +57,18 @@ def read_format(file: str | Path) -> PRMFormat:
 
 
 def parse_format(text: str, where: str) -> PRMFormat:
-    """The same for a text.
+    """The format that a text describes.
 
     Args:
         text: YAML or JSON.
         where: Its name in messages.
 
     Raises:
-        ConfigurationError: It is no format.
+        ConfigurationError: It is not a format.
     """
     data = _parsed(text, where)
     if not isinstance(data, Mapping):
-        raise ConfigurationError(f"the format {where!r} has {data!r:.60} instead of fields: name, prompt, heads, ………")
+        raise ConfigurationError(f"the format {where!r} has {data!r:.60} instead of fields: name, prompt, heads, …")
     return from_data({"name": Path(where).stem, **data}, where)
 
 
@@ -95,9 +95,12 @@ def from_data(data: Mapping[str, Any], where: str = "format") -> PRMFormat:
 
 def as_data(form: PRMFormat) -> dict[str, Any]:
     """A format as data for `from_data`, suitable for YAML and JSON; defaults are omitted."""
-    data = _told(form)
+    data = _non_defaults(form)
     kind = next(kind for kind, prompt in PROMPTS.items() if isinstance(form.prompt, prompt))
-    return data | {"prompt": {"kind": kind, **_told(form.prompt)}, "heads": [_told(head) for head in form.heads]}
+    return data | {
+        "prompt": {"kind": kind, **_non_defaults(form.prompt)},
+        "heads": [_non_defaults(head) for head in form.heads],
+    }
 
 
 def of_package(plugin: Plugin) -> PRMFormat:
@@ -173,7 +176,7 @@ def _made(kind: type[T], data: Mapping[str, Any], where: str) -> T:
 
 
 def _is_list(value: Any, size: int | None) -> bool:
-    """Whether it is a list of texts, of so many where that is said."""
+    """Whether it is a list of texts, of this size if given."""
     return (
         isinstance(value, list | tuple)
         and all(isinstance(text, str) for text in value)
@@ -188,13 +191,13 @@ def _adapters() -> dict[type[Any], tuple[TypeAdapter[Any], list[str]]]:
     return {kind: (TypeAdapter(kind), [field.name for field in fields(kind)]) for kind in kinds}
 
 
-def _told(one: Any) -> dict[str, Any]:
+def _non_defaults(one: Any) -> dict[str, Any]:
     """The non-default fields of an object, without those that contain other objects."""
-    told = {}
+    values = {}
     for field in fields(one):
         value = getattr(one, field.name)
         if field.default is not MISSING and value == field.default:
             continue
         if field.name not in ("prompt", "heads"):
-            told[field.name] = list(value) if isinstance(value, tuple) else value
-    return told
+            values[field.name] = list(value) if isinstance(value, tuple) else value
+    return values

@@ -105,7 +105,7 @@ class PRMFormat:
                 raise ConfigurationError(f"the format {self.name}: {why}")
 
     def _faults(self) -> tuple[tuple[bool, str], ...]:
-        """What is wrong with the fields."""
+        """Possible faults of the fields: whether each applies, and its message."""
         prompt, heads = self.prompt, self.heads
         said = prompt.user if isinstance(prompt, Chat) else prompt.template if isinstance(prompt, Text) else PROBLEM
         by_words = [head for head in heads if isinstance(head, Words)]

@@ -107,7 +107,7 @@ Conclusion:\x20
 Please verify the correctness of the Now Step based on your analysis, if there is any error in the Now Step then the \
 Now Step is wrong and vice versa the Now Step is correct. At the end of the Conclusion, when you give your final \
 answer, write it in the form "Verification: Is the step correct (Yes/No)? X", where X is either Yes or No."""
-"""What R-PRM was trained with."""
+"""The prompt with which R-PRM was trained."""
 
 
 def _thinkprm(problem: str, steps: Sequence[str]) -> Prompt:

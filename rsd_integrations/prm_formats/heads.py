@@ -38,7 +38,7 @@ def find_head(form: PRMFormat, tensors: Shapes, model: str) -> Head:
 
     Args:
         form: The format, which must have a separate head.
-        tensors: As in `find_format`, `separate_files` included.
+        tensors: As in `find_format`, including `separate_files`.
         model: For the message.
 
     Raises:

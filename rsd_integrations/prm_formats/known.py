@@ -175,7 +175,7 @@ UNIVERSAL = PRMFormat(
         )
     ),
     separator="\n\n",
-    read="at an end-of-text token after each step, which is then taken back",
+    read="at an end-of-text token after each step, which is then removed",
     apart=False,
     strict=False,
     closing="eos",
@@ -200,12 +200,12 @@ OUTCOME = PRMFormat(
     prompt=Chat(),
     heads=(Head(("score",), 1, bias=False), Head(("score.0", "score.2"), 1)),
     separator="",
-    read="at the end of the assistant's turn, which is then taken back",
+    read="at the end of the assistant's turn, which is then removed",
     closing="turn",
     models=("Skywork/Skywork-Reward-Llama-3.1-8B", "Qwen/Qwen2.5-Math-RM-72B"),
     threshold="none published: the sigmoid of an unbounded score, calibrate",
     aggregation="last: it judges the answer as it stands",
-    thoughts="where its chat template puts `reasoning_content`; where it has no place, as text before the answer",
+    thoughts="where its chat template puts `reasoning_content`; if it has no place for it, as text before the answer",
     source="AutoModelForSequenceClassification; arXiv 2501.19324, appendix",
 )
 BABELSCAPE = PRMFormat(
@@ -220,7 +220,7 @@ BABELSCAPE = PRMFormat(
     lead=("Step 1: ", "\nStep {i}: "),
     apart=False,
     models=("Babelscape/Llama-3.1-8B-PRM800k-r", "Babelscape/Llama-3.1-8B-PRM800k-PDDL-r"),
-    threshold="none published, nor what is done with the head's number: its sigmoid is taken, calibrate",
+    threshold="none published, nor how the head's output is used: its sigmoid is taken, calibrate",
     source="model card of Babelscape/Llama-3.1-8B-PRM800k-r; arXiv 2604.17957",
 )
 SPARE = PRMFormat(
@@ -288,10 +288,10 @@ _OF_STEPS = re.compile(
 def _says_steps(config: Mapping[str, object], model: str) -> str:
     """Where and how a checkpoint says that it judges steps; empty if it does not."""
     called = model.rstrip("/").rpartition("/")[2]
-    told = [("its name", called)]
-    told += [(f"{key} in its config.json", str(config[key])) for key in _NAMES_IN_CONFIG if config.get(key)]
-    told += [("config.json", key) for key in config if key in _OF_STEPS_IN_CONFIG]
-    return next((f"{where} ({text})" for where, text in told if _OF_STEPS.search(text) or where == "config.json"), "")
+    claims = [("its name", called)]
+    claims += [(f"{key} in its config.json", str(config[key])) for key in _NAMES_IN_CONFIG if config.get(key)]
+    claims += [("config.json", key) for key in config if key in _OF_STEPS_IN_CONFIG]
+    return next((f"{where} ({text})" for where, text in claims if _OF_STEPS.search(text) or where == "config.json"), "")
 
 
 _NAMES_IN_CONFIG = ("architectures", "auto_map", "_name_or_path", "model_type", "problem_type", "task")

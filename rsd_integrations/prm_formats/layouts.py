@@ -62,7 +62,7 @@ class Tokenizer(Protocol):
         """The token texts of ids."""
 
     def decode(self, token_ids: Any) -> Any:
-        """The text of ids, special tokens included."""
+        """The text of ids, including special tokens."""
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -71,7 +71,7 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def begin(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a text at the very beginning, with what the tokenizer prepends."""
+    """Ids of a text at the very beginning, including anything the tokenizer prepends."""
     return list(tokenizer(text, add_special_tokens=True)["input_ids"])
 
 

@@ -1,4 +1,4 @@
-"""What an outcome model reads: the conversation with the whole response as its last, finished turn."""
+"""The input of an outcome model: the conversation with the whole response as its last, finished turn."""
 
 from __future__ import annotations
 

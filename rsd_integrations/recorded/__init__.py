@@ -1,8 +1,8 @@
-"""Recorded runs: every call of the models of a real run in a file, and the run again without the models.
+"""Recorded runs: all model calls of a real run in a file, from which the run can be replayed without the models.
 
-Models are wrapped where they meet the decoder, as drafter, verifier and target, so any backend can be recorded. A call
-is known by its content: the model, what it reads, and what is asked of it. Another policy, threshold or method can
-therefore be replayed from the same file, as long as it makes no call that was never recorded.
+Models are wrapped at their interface to the decoder, as drafter, verifier and target, so any backend can be recorded. A
+call is identified by its content: the model, its input, and the request. So another policy, threshold or method can be
+replayed from the same file, as long as all of its calls were recorded.
 """
 
 from rsd_integrations.recorded.file import RECORDED_RUNS, RunRecord

@@ -1,9 +1,9 @@
-"""What a recorded call cost, which depends on what its model had read of the same path before.
+"""The cost of a recorded call, which depends on how much of the same path its model had read before.
 
-A model in process computes each token once, so the first call about a path costs more than the next. A call is
-therefore recorded with a cost for each *depth read*: how many steps of the path the model had been asked about before,
--1 for none. A replay looks up the cost for its own depth. Where that was never recorded, because another policy asks
-the model less or more often, what is new since then is estimated, and the ledger says so (`Usage.estimated`).
+An in-process model computes each token once, so the first call about a path costs more than the next. A call is
+therefore recorded with a cost for each *depth read*: the number of steps of the path in the model's earlier calls, -1
+for none. A replay looks up the cost for its own depth. If that was never recorded, because another policy calls the
+model less or more often, the difference is estimated, and the ledger says so (`Usage.estimated`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ COUNTS = (
     *("discarded", "overridden"),
 )
 Cost = list[Any]
-"""The counts of a usage, of which the last may be missing, which are 0 then. A list at the end has the parts of a call
-in which several models worked: name, FLOPs per token, price, type of weights and cost of each. Of a drafter that
-proposed tokens there is the cost alone: which model that is, the call says."""
+"""The counts of a usage; trailing zeros may be missing. A list at the end has the parts of a call in which several
+models worked: name, FLOPs per token, price, type of weights and cost of each. For a drafter that proposed tokens there
+is only the cost, since the call identifies it."""
 
 
 class Worker(Model):
-    """Stands for a model whose work is on the ledger: its rates, and nothing that runs."""
+    """Stands in for a model in the ledger: its rates, but nothing that runs."""
 
     def __init__(
         self, name: str, flops_per_token: float | None, price: list[Any] | None, dtype: str | None = None
@@ -45,8 +45,8 @@ def cost_data(usage: Usage, drafter: Model | None = None) -> Cost:
     """A usage as JSON data, with seconds to the microsecond.
 
     Args:
-        usage: Of a call.
-        drafter: The model that proposed tokens in it, if one did.
+        usage: The usage of a call.
+        drafter: The model that proposed tokens in it, if any.
     """
     counts = [getattr(usage, name) for name in COUNTS]
     counts[COUNTS.index("seconds")] = round(usage.seconds, 6)
@@ -59,7 +59,7 @@ def _worker_data(model: Model) -> list[Any]:
 
 
 def usage_of(cost: Cost, drafter: Model | None = None) -> Usage:
-    """The usage behind `cost_data`, for the model that proposed tokens."""
+    """The inverse of `cost_data`; `drafter` is the model that proposed tokens."""
     *counts, last = cost
     parts = last if isinstance(last, list) else []
     counts = counts if isinstance(last, list) else cost
@@ -68,7 +68,7 @@ def usage_of(cost: Cost, drafter: Model | None = None) -> Usage:
 
 
 def share(usage: Usage, drafter: Model | None) -> tuple[Usage, Usage]:
-    """The work of a call's own model, and that of the drafter that proposed tokens in it."""
+    """The work of a call's own model, and that of the drafter that proposed tokens."""
     drafting = [part for worker, part in usage.parts if worker is drafter]
     if not drafting:
         return usage, Usage()
@@ -77,47 +77,47 @@ def share(usage: Usage, drafter: Model | None) -> tuple[Usage, Usage]:
 
 @dataclass(slots=True)
 class _Read:
-    """A path that a model was asked about."""
+    """A path in a model's earlier calls."""
 
     tokens: int = 0
-    """Its length, as the model counts it; 0 while nobody knows."""
+    """Its length in the model's tokens; 0 while unknown."""
     wrote: dict[tuple[str, tuple[int, ...]], int] = field(default_factory=dict)
-    """The steps that the model wrote after it, and their sizes: it has read them, too."""
+    """The steps that the model generated after it, which it has read too, and their sizes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A call of which it is known what its model had read before."""
+    """A call for which it is known what its model had read before."""
 
     label: str
-    """What tells its cost from those of the same call at other times."""
+    """Distinguishes its cost from that of the same call at other times."""
     known: int
-    """Tokens of the path that had been read, as far as they were counted."""
+    """Tokens of the path read before, as far as they were counted."""
     drafter: int = 0
-    """The same of the drafter that proposes tokens in it."""
+    """The same for the drafter that proposes tokens in it."""
 
 
 class Reading:
-    """What a model was asked about each path before, by the calls that were begun.
+    """How much of each path a model has read, by the calls that were begun.
 
-    Calls are noted when they begin: those that run side by side then find the same in every run.
+    Calls are noted when they begin, so that concurrent ones get the same labels in every run.
     """
 
     def __init__(self) -> None:
         self._read: WeakKeyDictionary[Path, _Read] = WeakKeyDictionary()
         self._counts: WeakKeyDictionary[Path, Counter[tuple[str, str]]] = WeakKeyDictionary()
-        """By the beginning of a request."""
+        """By the root of a request's paths."""
 
     def begin(self, path: Path, key: str, guess: str = "") -> Begun:
         """Note a call about a path.
 
-        Its label says how many of the path's steps had been read before, -1 for none, whether the model wrote the next
-        one itself, and, as branches of a search make them, how many such calls were begun before in the request.
+        Its label says how many of the path's steps had been read before, -1 for none, whether the model generated the
+        next one itself, and how many such calls the request has begun before (the branches of a search make several).
 
         Args:
-            path: What is read.
-            key: Of the call.
-            guess: The digest of a step that is read as well, where one is.
+            path: The path that is read.
+            key: Key of the call.
+            guess: The digest of a step that is also read, if any.
         """
         nodes = list(path.up())
         at = next((i for i, node in enumerate(nodes) if node in self._read), None)
@@ -132,19 +132,19 @@ class Reading:
         return Begun(f"{label}x{again}" if again else label, read.tokens + (own or 0))
 
     def note(self, path: Path, usage: Usage, steps: Sequence[Step] = ()) -> None:
-        """Note how a call ended: how long the path is, and what the model wrote after it."""
+        """Note the result of a call: the length of the path, and the steps generated after it."""
         read = self._read[path]
         read.tokens = usage.prefix
         read.wrote |= {(step.text, step.tokens): step.size for step in steps}
 
 
 def estimated(costs: Mapping[Any, Cost], begun: Begun, drafter: Model | None = None) -> Usage:
-    """The cost of a call whose model had read another part of the path than in any recorded one.
+    """The estimated cost of a call whose model had read a different part of the path than in all recorded ones.
 
     Args:
-        costs: Those that were recorded.
+        costs: The recorded costs.
         begun: What had been read, and need not be computed.
-        drafter: The model that proposes tokens in it, if one does.
+        drafter: The model that proposes tokens in it, if any.
     """
     usage = usage_of(next(iter(costs.values())), drafter)
     if drafter is None or not usage.parts:
@@ -156,7 +156,7 @@ def estimated(costs: Mapping[Any, Cost], begun: Begun, drafter: Model | None = N
 
 
 def _with_known(usage: Usage, known: int) -> Usage:
-    """The usage if so many tokens had been read before."""
+    """The usage if this many tokens had been read before."""
     reused = min(known, usage.prefix, usage.computed + usage.reused)
     computed = usage.computed + usage.reused - reused
     changed = abs(computed - usage.computed)

@@ -1,8 +1,8 @@
-"""The file of a recorded run: JSON Lines, compressed by gzip, so that `zcat` shows all of it.
+"""The file of a recorded run: gzip-compressed JSON Lines, readable with `zcat`.
 
-The first line is a header with the versions and the date. Each further line is a `run` (what was asked for), a `model`
-(what is known of it), or a call with its reply and costs. While a run goes on, lines are appended in blocks that are
-complete gzip members, so a process may be killed at any time; at the end the file is rewritten as one.
+The first line is a header with the versions and the date. Each further line is a `run` (its request), a `model` (its
+properties), or a call with its reply and costs. During a run, lines are appended in blocks that are complete gzip
+members, so a process may be killed at any time; at the end the file is rewritten as one block.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Recorded:
     """A call."""
 
     model: int
-    """Its number among the models."""
+    """Index of the model."""
     call: str
     """Which method of the model."""
     reply: dict[str, Any]
     """See `replies.py`."""
     costs: dict[str, Cost] = field(default_factory=dict)
-    """By the depth read, see `costs.py`, and the digest of a guess, where there was one."""
+    """By the depth read (see `costs.py`), and the digest of a guess, if any."""
 
     def lines(self, key: str) -> dict[str, Any]:
         """The call as a line of the file."""
@@ -58,11 +58,11 @@ class Recorded:
 
 @dataclass(slots=True)
 class RunRecord:
-    """What a file holds."""
+    """The contents of a file."""
 
     header: dict[str, Any]
     runs: list[dict[str, Any]] = field(default_factory=list)
-    """What was asked for, as JSON data, in order."""
+    """Requests as JSON data, in order."""
     models: list[dict[str, Any]] = field(default_factory=list)
     """Specs without secrets, names, sizes, prices and abilities."""
     calls: dict[str, Recorded] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class RunRecord:
 
     @classmethod
     def new(cls) -> Self:
-        """An empty record, with the versions of what is installed and today's date."""
+        """An empty record, with the installed versions and today's date."""
         return cls(
             {
                 "rsd_record": FORMAT,
@@ -84,24 +84,24 @@ class RunRecord:
 
     @classmethod
     def load(cls, name: str | Path) -> Self:
-        """A record by its path, or by the name of one that ships with the package.
+        """Load a record by its path, or by the name of one that ships with the package.
 
         Raises:
-            ConfigurationError: There is none, or the file is something else.
+            ConfigurationError: There is none, or the file is not a record.
         """
         if str(name) in RECORDED_RUNS:
             with as_file(files(__package__) / "runs" / f"{name}{SUFFIX}") as file:
                 return cls.read(file)[0]
         if not Path(name).exists():
-            raise ConfigurationError(f"{unknown('recorded run', str(name), RECORDED_RUNS)}; nor is there such a file")
+            raise ConfigurationError(f"{unknown('recorded run', str(name), RECORDED_RUNS)}, and there is no such file")
         return cls.read(Path(name))[0]
 
     @classmethod
     def read(cls, file: Path) -> tuple[Self, int]:
-        """The record in a file, and how many bytes of it are whole: a process that was killed may leave a part.
+        """Read a record and the size of its complete part: a killed process may leave a partial block.
 
         Raises:
-            ConfigurationError: The file cannot be read, or is something else.
+            ConfigurationError: The file cannot be read, or is not a record.
         """
         try:
             raw = file.read_bytes()
@@ -125,7 +125,7 @@ class RunRecord:
         return record, whole
 
     def add(self, line: dict[str, Any]) -> None:
-        """Add what a line says. Of a call that is known, costs at other depths, and a reply in place of an error."""
+        """Add a line. For a known call, add costs at other depths, and replace an error by a reply."""
         if "run" in line:
             self.runs.append(line["run"])
         elif "spec" in line:
@@ -139,10 +139,10 @@ class RunRecord:
                 known.costs = fresh.costs | known.costs
 
     def write(self, file: Path) -> None:
-        """Write all of it as one compressed block, in an order that depends on the content alone.
+        """Write everything as one compressed block, in an order that depends only on the content.
 
         Raises:
-            RSDError: It cannot be written there; the message says where it is instead.
+            RSDError: The file cannot be written; the message says where the record is instead.
         """
         calls = (self.calls[key].lines(key) for key in sorted(self.calls))
         lines = [self.header, *({"run": run} for run in self.runs), *self.models, *calls]
@@ -156,7 +156,7 @@ def compressed(lines: Iterable[dict[str, Any]]) -> bytes:
 
 
 def append(file: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """Append lines as a block of their own.
+    """Append lines as a separate block.
 
     Raises:
         OSError: They cannot be written.
@@ -168,7 +168,7 @@ def append(file: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 
 def _lines(raw: bytes) -> tuple[Iterator[dict[str, Any]], int]:
-    """The lines of all blocks that are whole, and how many bytes those take."""
+    """The lines of all complete blocks, and the size of these blocks in bytes."""
     texts: list[bytes] = []
     rest = raw
     while rest:

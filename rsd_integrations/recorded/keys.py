@@ -1,4 +1,4 @@
-"""What tells one call of a model from another: the model, what it reads, and what is asked of it."""
+"""The identity of a call: the model, its input, and the request."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def call_key(model: str, call: str, read: bytes, asked: object = None) -> str:
 
     Args:
         model: The model's spec.
-        call: Which of its methods.
-        read: The digest of what it reads.
-        asked: What else decides about its reply, as JSON data.
+        call: The name of its method.
+        read: The digest of its input.
+        asked: Anything else that determines its reply, as JSON data.
     """
     digest = hashlib.blake2b(f"{json.dumps([model, call, asked])}\n".encode() + read, digest_size=12).digest()
     return base64.urlsafe_b64encode(digest).decode()
 
 
 def path_digest(path: Path) -> bytes:
-    """The digest of a prompt and the steps so far, by their text and the ids that were sampled.
+    """The digest of a prompt and the steps so far, by their text and the sampled ids.
 
     Each path is hashed once: a response of n steps costs n hashes, however many calls are about it.
     """
@@ -48,7 +48,7 @@ def path_digest(path: Path) -> bytes:
 
 
 def prompt_digest(prompt: Prompt) -> bytes:
-    """The digest of a prompt alone."""
+    """The digest of a prompt."""
     return _digest(b"", prompt_data(prompt))
 
 
@@ -58,20 +58,20 @@ def prompt_data(prompt: Prompt) -> list[list[Any]]:
 
 
 def step_data(step: Step) -> list[Any]:
-    """What of a step a model reads."""
+    """The parts of a step that a model reads."""
     return [step.text, list(step.tokens), step.partial]
 
 
 def steps_data(steps: Sequence[Step]) -> list[list[Any]]:
-    """Candidates, each with whether it ends the answer."""
+    """Candidates, each with a flag for the end of the answer."""
     return [[*step_data(step), step.ending == "end"] for step in steps]
 
 
 def request_data(request: StepRequest) -> list[Any]:
-    """What is asked for in a step, apart from what is asked to propose it.
+    """The request for a step, without its speculation.
 
-    Greedy steps do not depend on their seeds, only on how many are wanted. Where tokens are proposed they may, for a
-    proposer may draw, and a lossy rule keep what it drew.
+    Greedy steps depend only on the number of seeds. With speculation they may depend on the seeds, since a proposer may
+    sample, and a lossy rule accept its sample.
     """
     greedy = request.sampling.temperature == 0 and request.speculation is None
     seeds: int | list[int] = len(request.seeds) if greedy else list(request.seeds)

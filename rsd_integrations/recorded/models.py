@@ -1,4 +1,4 @@
-"""Models whose calls go through a tape, which records them or answers in their place."""
+"""Models whose calls go through a tape, which records or answers them."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class Call:
 
     model: TapedModel
     name: str
-    """Which method of the model."""
+    """The model's method."""
     path: Path
     key: str
     guess: str = ""
-    """The digest of a step that was given as a guess, which decides about the cost alone."""
+    """The digest of a step given as a guess, which only affects the cost."""
     drafter: Model | None = None
-    """Who proposes tokens in it, as the usage knows it."""
+    """The model that proposes tokens in it, as it appears in the usage."""
     drafting: TapedModel | None = None
-    """The same model as the record knows it."""
+    """The same model, as recorded."""
 
     def begin(self) -> Begun:
-        """Note that it begins, which tells what was read before."""
+        """Note its beginning; returns what was read before."""
         begun = self.model.reading.begin(self.path, self.key, self.guess)
         if self.drafting is None:
             return begun
@@ -63,7 +63,7 @@ class Call:
         return Begun(f"{begun.label}/{other.label}", begun.known, other.known)
 
     def note(self, usage: Usage, steps: Sequence[Step] = ()) -> None:
-        """Note how it ended."""
+        """Note its result."""
         own, proposing = share(usage, self.drafter)
         if self.drafting is not None and proposing.prefix:
             self.drafting.reading.note(self.path, proposing)
@@ -71,13 +71,13 @@ class Call:
 
 
 class Tape(Protocol):
-    """What calls go through."""
+    """Records calls or answers them."""
 
     async def answer(self, call: Call, live: Live) -> Any:
-        """The reply to a call. `live` makes it, where there is a model."""
+        """The reply to a call; `live` makes the call, if there is a model."""
 
     async def answer_run(self, calls: Sequence[Call], live: Live) -> Sequence[Scores]:
-        """The replies to a run of scorings, which one call makes."""
+        """The replies to a run of scorings made by one call."""
 
     def thinking(self, model: TapedModel, key: str, live: Callable[[], Thinking | None]) -> Thinking | None:
         """How a model thinks before it answers a prompt."""
@@ -87,9 +87,9 @@ class TapedModel(Model):
     """A model whose calls go through a tape.
 
     Args:
-        tape: What they go through.
-        facts: What is known of the model, see `facts_of`.
-        inner: The model; None where the tape alone answers.
+        tape: The tape.
+        facts: The model's properties (see `facts_of`).
+        inner: The model; None if the tape alone answers.
     """
 
     def __init__(self, tape: Tape, facts: dict[str, Any], inner: Any = None) -> None:
@@ -105,8 +105,8 @@ class TapedModel(Model):
             await self.inner.aclose()
 
     def _call(self, name: str, path: Path, asked: object = None, guess: Step | None = None) -> Call:
-        told = "" if guess is None else call_key("", "", b"", steps_data([guess]))
-        return Call(self, name, path, call_key(self.spec, name, path_digest(path), asked), told)
+        digest = "" if guess is None else call_key("", "", b"", steps_data([guess]))
+        return Call(self, name, path, call_key(self.spec, name, path_digest(path), asked), digest)
 
 
 class _Writing(TapedModel):
@@ -144,27 +144,27 @@ class _ScoringRuns(_Scoring):
 class _WithLikelihood(TapedModel):
     async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
         call = self._call("log_likelihoods", path, steps_data(steps))
-        told: Likelihoods = await self.tape.answer(call, lambda: self.inner.log_likelihoods(path, steps))
-        return told
+        likelihoods: Likelihoods = await self.tape.answer(call, lambda: self.inner.log_likelihoods(path, steps))
+        return likelihoods
 
 
 class _WithEntropy(TapedModel):
     async def first_token_entropy(self, path: Path) -> Entropy:
         call = self._call("first_token_entropy", path)
-        told: Entropy = await self.tape.answer(call, lambda: self.inner.first_token_entropy(path))
-        return told
+        entropy: Entropy = await self.tape.answer(call, lambda: self.inner.first_token_entropy(path))
+        return entropy
 
 
 class _Speculative(TapedModel):
     def checked_speculation(self, speculation: Speculation) -> Speculation:
-        """The model's own, or where the tape alone answers, one that tells as much."""
+        """The model's own checked speculation, or an equivalent one if the tape alone answers."""
         drafter: Any = speculation.drafter
-        if isinstance(speculation, TapedSpeculation):  # checked before, and given beams since
+        if isinstance(speculation, TapedSpeculation):  # checked before, then given beams
             drafter = speculation.drafting
         if drafter is not None and not isinstance(drafter, TapedModel):
             raise ConfigurationError(
-                f"{drafter!r} proposes tokens to {self.spec!r}, whose calls are recorded: record those of the drafter "
-                "as well"
+                f"{drafter!r} proposes tokens to {self.spec!r}, whose calls are recorded: also record those of the "
+                "drafter"
             )
         checked = with_objects(speculation)
         asked = speculation_data(checked, None if drafter is None else drafter.spec)
@@ -180,15 +180,15 @@ _ABILITIES: dict[str, tuple[type, type]] = {
     "first_token_entropy": (FirstTokenEntropy, _WithEntropy),
     "speculate": (SpeculativeTarget, _Speculative),
 }
-"""What some models can do besides: how it is told, and what passes it on."""
+"""Optional abilities of models: the protocol that shows them, and the class that passes them on."""
 
 
 def facts_of(model: Any, spec: str) -> dict[str, Any]:
-    """What a record keeps of a model, as JSON data.
+    """A model's properties for a record, as JSON data.
 
     Args:
         model: The model.
-        spec: What it is known by, without secrets.
+        spec: Its spec, without secrets.
     """
     return {
         "spec": spec,
@@ -204,7 +204,7 @@ def facts_of(model: Any, spec: str) -> dict[str, Any]:
 
 
 def taped(tape: Tape, facts: dict[str, Any], inner: Any = None) -> Any:
-    """A model of the same roles and abilities, whose calls go through a tape."""
+    """A model with the same roles and abilities, whose calls go through a tape."""
     return _class_of(tuple(facts["roles"]), tuple(facts["abilities"]))(tape, facts, inner)
 
 

@@ -1,4 +1,4 @@
-"""Records the calls of models while they work."""
+"""Records the calls of models."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from rsd_integrations.recorded.replies import error_data, reply_data, thinking_d
 
 
 class Recorder:
-    """Records the calls of models into a file, as a context.
+    """A context manager that records the calls of models in a file.
 
-    All calls are made as without it. A file that is there is added to: more methods, more problems, or a run that was
-    cut off. What is recorded of a call stays; a reply takes the place of an error.
+    Calls are unaffected. An existing file is extended: with more methods, more problems, or the rest of an interrupted
+    run. Recorded replies are kept; a reply replaces an error.
 
     Args:
         file: The record; `.jsonl.gz` by convention.
-        run: What is asked for, as JSON data; secrets are masked.
+        run: The request of the run, as JSON data; secrets are masked.
 
     Raises:
-        ConfigurationError: The file is something else, or is being written by another process.
+        ConfigurationError: The file is not a record, or is being written by another process.
     """
 
     def __init__(self, file: Path, run: dict[str, Any]) -> None:
@@ -61,22 +61,22 @@ class Recorder:
         self.close()
 
     def load(self, given: Any) -> Any:
-        """A model by its spec, recorded; each is loaded once. For `RSDConfig.setup(load=…)`."""
+        """Load a model by its spec and record it; each is loaded once. For `RSDConfig.setup(load=…)`."""
         if given not in self._models:
             if not isinstance(given, str):
-                raise ConfigurationError(f"{given!r} has no spec to be recorded under: name the model by its spec")
+                raise ConfigurationError(f"{given!r} has no spec under which to record it: give the model by its spec")
             self._models[given] = self.wrap(load(given), given)
         return self._models[given]
 
     def wrap(self, model: Any, spec: str) -> Any:
-        """A model of the same roles and abilities that is recorded.
+        """A recorded model with the same roles and abilities.
 
         Args:
             model: The model.
-            spec: What it is known by in the record.
+            spec: Its spec in the record.
 
         Raises:
-            ConfigurationError: The record knows another model by this spec.
+            ConfigurationError: The record has another model with this spec.
         """
         facts = facts_of(model, masked(spec))
         stronger = getattr(model, "stronger", None)
@@ -109,7 +109,7 @@ class Recorder:
         return reply
 
     async def answer_run(self, calls: Sequence[Call], live: Live) -> Sequence[Scores]:
-        """Make a call for several scorings, and record each by itself."""
+        """Make a call for several scorings, and record each separately."""
         all_begun = [call.begin() for call in calls]
         replies: Sequence[Scores] = await live()
         for call, begun, scores in zip(calls, all_begun, replies, strict=False):
@@ -118,11 +118,11 @@ class Recorder:
         return replies
 
     def thinking(self, model: TapedModel, key: str, live: Callable[[], Thinking | None]) -> Thinking | None:
-        """Ask a model how it thinks, and record what it says; that nobody knows is not recorded."""
-        told = live()
-        if told is not None and key not in self.record.calls:
-            self._note_line(key, Recorded(self._number(model), "thinking", thinking_data(told)))
-        return told
+        """Ask a model how it thinks, and record its answer unless that is unknown (None)."""
+        thinking = live()
+        if thinking is not None and key not in self.record.calls:
+            self._note_line(key, Recorded(self._number(model), "thinking", thinking_data(thinking)))
+        return thinking
 
     def _note(self, call: Call, reply: dict[str, Any], begun: Begun, usage: Usage) -> None:
         known = self.record.calls.get(call.key)
@@ -142,12 +142,12 @@ class Recorder:
         self._new.append(line)
 
     def flush(self) -> None:
-        """Bring what was recorded so far into the file.
+        """Write everything recorded so far to the file.
 
         Raises:
             RSDError: It cannot be written.
         """
-        new, self._new = self._new, []  # in one go: models may be at work meanwhile
+        new, self._new = self._new, []  # swapped at once, since models may be running
         if not new:
             return
         try:
@@ -157,10 +157,10 @@ class Recorder:
             raise RSDError(f"{self._file} cannot be written: {error.strerror}; make room, then run again") from error
 
     def close(self) -> None:
-        """Rewrite the file as one compressed block, and let others write.
+        """Rewrite the file as one compressed block, and release its lock.
 
         Raises:
-            RSDError: It cannot be written; what was flushed is in the file.
+            RSDError: It cannot be written; flushed calls remain in the file.
         """
         try:
             if self.record.calls:

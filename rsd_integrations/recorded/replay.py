@@ -1,4 +1,4 @@
-"""Answers in place of models, from a record of their calls."""
+"""Answers in place of models from a record of their calls."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rsd_integrations.recorded.replies import error_of, reply_of, thinking_of
 
 
 class MissingCallError(UnrecoverableError):
-    """A call that was never recorded; nothing could be answered in its place."""
+    """A call that was never recorded, so there is no reply to it."""
 
 
 class Replay:
-    """The models of a record, which answer as they did when they were recorded.
+    """The models of a record, which reply as recorded.
 
     Args:
         file: The record, or the name of one that ships with the package.
 
     Raises:
-        ConfigurationError: There is none, or the file is something else.
+        ConfigurationError: There is none, or the file is not a record.
     """
 
     def __init__(self, file: FilePath | str) -> None:
@@ -35,11 +35,11 @@ class Replay:
 
     @property
     def title(self) -> str:
-        """Where answers come from, for people."""
+        """The source of the answers, for display."""
         return f"{self._file}, recorded {self.record.header['created']}"
 
     def load(self, given: Any) -> Any:
-        """A model by the spec that it was recorded under. For `RSDConfig.setup(load=…)`.
+        """A model by its recorded spec. For `RSDConfig.setup(load=…)`.
 
         Raises:
             ConfigurationError: No such model was recorded.
@@ -60,7 +60,7 @@ class Replay:
         """The recorded reply.
 
         Raises:
-            MissingCallError: There is none.
+            MissingCallError: The call was never recorded.
             RSDError: The call failed when it was recorded.
         """
         recorded, usage = self._found(call)
@@ -77,7 +77,7 @@ class Replay:
         return [await self.answer(call, live) for call in calls]
 
     def thinking(self, model: TapedModel, key: str, live: Callable[[], Thinking | None]) -> Thinking | None:  # noqa: ARG002
-        """What was recorded; None where nothing was, for that is what models say of which nobody knows."""
+        """The recorded value; None if there is none, as models return if it is unknown."""
         recorded = self.record.calls.get(key)
         return None if recorded is None else thinking_of(recorded.reply)
 
@@ -92,11 +92,11 @@ class Replay:
     def _missing(self, call: Call) -> str:
         roles = "/".join(call.model.facts["roles"])
         methods = sorted({method for run in self.record.runs for method in run.get("methods", ())})
-        made = f" It was made by {', '.join(methods)}." if methods else ""
+        made = f" The record was made with {', '.join(methods)}." if methods else ""
         return (
             f"{self._file} does not hold this call: {call.name} of the {roles} {call.model.spec}, {_where(call.path)}."
-            f"{made} The record reaches only as far as calls like these; to extend it, run the same command on the "
-            "models, with --record in place of --replay"
+            f"{made} A replay can only make recorded calls; to extend the record, run the same command on "
+            "the models, with --record in place of --replay"
         )
 
 

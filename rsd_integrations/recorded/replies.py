@@ -32,7 +32,7 @@ _ERRORS: dict[str, Callable[[str], RSDError]] = {
 
 
 def reply_data(reply: Reply) -> Data:
-    """A reply without its usage. Native messages and log-probabilities of tokens are left out."""
+    """A reply without its usage, native messages and log-probabilities of tokens."""
     if isinstance(reply, Generation):
         return {"steps": [_step_data(step) for step in reply.steps]}
     if isinstance(reply, Scores):
@@ -43,10 +43,10 @@ def reply_data(reply: Reply) -> Data:
 
 
 def reply_of(data: Data, usage: Usage) -> Reply:
-    """The reply behind `reply_data`.
+    """The inverse of `reply_data`.
 
     Raises:
-        KeyError: It is none.
+        KeyError: It is not a reply.
     """
     if "steps" in data:
         return Generation(tuple(_step(step) for step in data["steps"]), usage)
@@ -64,18 +64,18 @@ def error_data(error: Exception, role: str) -> Data:
 
 
 def error_of(data: Data) -> RSDError:
-    """What to raise for a call that failed when it was recorded."""
+    """The error to raise for a call that failed when it was recorded."""
     kind, message = data["error"]
     return _ERRORS[kind](message)
 
 
 def thinking_data(thinking: Thinking) -> Data:
-    """How a model thinks."""
+    """How a model thinks, as JSON data."""
     return {"thinking": [None if thinking.markers is None else asdict(thinking.markers), thinking.opening]}
 
 
 def thinking_of(data: Data) -> Thinking:
-    """The same from data."""
+    """The inverse of `thinking_data`."""
     markers, opening = data["thinking"]
     return Thinking(None if markers is None else Markers(**markers), opening)
 

@@ -1,4 +1,4 @@
-"""Speculation of a model whose calls are recorded: who drafts for it, and what tells one speculation from another."""
+"""Speculation of a model whose calls are recorded: its drafter, and the identity of a speculation."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from rsd_core.data import Data
 
 @dataclass(frozen=True, slots=True)
 class TapedSpeculation(Speculation):
-    """One whose drafter is taped. A drafter that assists is called by its target, not through the tape."""
+    """A speculation whose drafter is taped. A drafter that assists is called by its target, not through the tape."""
 
     drafting: Any = None
-    """The drafter as the record knows it; `drafter` is the model beneath, where there is one."""
+    """The drafter as recorded; `drafter` is the model itself, if there is one."""
     asked: object = None
-    """What decides about the step, as JSON data. The content of files that are named does not count."""
+    """Everything that determines the step, as JSON data, but not the content of named files."""
 
     @classmethod
     def of(cls, checked: Speculation, drafting: Any, asked: object) -> TapedSpeculation:
-        """A checked speculation with what the record knows of it."""
+        """A checked speculation with its recorded drafter and data."""
         drafter = drafting if checked.drafter is None else checked.drafter
         return cls(checked.proposer, checked.rule, drafter, checked.draft_length, checked.beams, drafting, asked)
 
 
 def with_objects(speculation: Speculation) -> Speculation:
-    """The same with proposer, rule and beams as objects, however they were written, and without any model.
+    """The same with proposer, rule and beams as objects, however they were given, and without any model.
 
     Raises:
-        ConfigurationError: One of them is unknown, or what knows them is not installed.
+        ConfigurationError: One of them is unknown, or the package that defines them is not installed.
     """
     try:
         from rsd_integrations.speculation.parsing import parsed
@@ -39,13 +39,13 @@ def with_objects(speculation: Speculation) -> Speculation:
 
 
 def speculation_data(speculation: Speculation, drafter: str | None) -> list[Any]:
-    """What of a speculation with objects decides about the step, as JSON data; the drafter by its spec."""
+    """The parts of a speculation that determine the step, as JSON data; the drafter by its spec."""
     proposer, rule, beams = (_data(part) for part in (speculation.proposer, speculation.rule, speculation.beams))
     return [drafter, proposer, rule, speculation.draft_length, beams]
 
 
 def _data(part: object) -> object:
-    """A part without what is as by default, of which later versions may have more."""
+    """A part without default values, since later versions may add fields."""
     if not isinstance(part, Data):
         return part
     return {"kind": getattr(part, "kind", ""), **part.model_dump(mode="json", exclude_defaults=True)}

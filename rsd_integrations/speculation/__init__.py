@@ -1,5 +1,5 @@
-"""Token-level speculation: what proposes tokens, and which of them the target keeps.
+"""Token-level speculation: proposers of tokens, and the rules by which the target keeps them.
 
 A *proposer* proposes a chain or a tree of tokens, the target verifies them in one forward pass, and an *acceptance
-rule* decides which of them stay. How passes are shared and caches rolled back is the engine's (`inprocess/`).
+rule* decides which are kept. The engine (`inprocess/`) shares passes and rolls back caches.
 """

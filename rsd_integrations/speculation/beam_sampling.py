@@ -16,40 +16,40 @@ from rsd_core.data import Data
 from rsd_integrations.speculation.beam_acceptance import draw_beams, joint, keep, width
 
 Text = tuple[int, ...]
-"""Tokens that were written so far."""
-Law = Callable[[Tensor, Tensor], Tensor]
-"""The joint distribution of weighted beams and their next tokens, see `joint`."""
+"""Tokens generated so far."""
+Joint = Callable[[Tensor, Tensor], Tensor]
+"""The joint distribution of weighted beams and their next tokens (see `joint`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a model is asked for in one pass: the distribution of the next token after each of some texts."""
+    """A request to a model for one pass: the distribution of the next token after each of some texts."""
 
     drafter: bool
-    """Whether the drafter is asked, or the target."""
+    """Whether it is for the drafter or the target."""
     texts: list[Text]
     """Answered by a tensor [texts, vocabulary], after temperature."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """A text that lives on, or has ended."""
+    """A live or ended text."""
 
     text: Text = ()
     weight: float = 1.0
-    """Its probability in the joint distribution that it was drawn from."""
+    """Its probability in the joint distribution from which it was sampled."""
     logprob: float = 0.0
-    """Of its tokens under the target, after temperature, in nats."""
+    """Log-probability of its tokens under the target, after temperature, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """One token's drafts."""
+    """The drafts of one token."""
 
     places: list[Text]
     """The texts that they follow."""
     q: Tensor
-    """The joint distribution [places, vocabulary] that each was drawn from."""
+    """The joint distribution [places, vocabulary] from which each was sampled."""
     drafts: list[tuple[int, int]]
     """(place, token) of each."""
 
@@ -61,21 +61,21 @@ class BeamSampling(Data):
     """Dynamic-width speculative beam decoding (DSBD, arXiv 2409.16560).
 
     In each round the drafter samples a forest, `drafts` beams at each of `levels` tokens, and the target reads all of
-    it in one pass. Level by level it keeps as many beams as it is likely to accept. Where fewer are accepted, and below
-    the last level, the round ends, and the target's own draws fill the beams up. Each of them is distributed as if the
-    target alone had drawn it, from the joint distribution of its beams and their next tokens: with one beam, the text
-    is the target's own.
+    it in one pass. Level by level it keeps as many beams as it is likely to accept. If fewer are accepted, and below
+    the last level, the round ends, and samples of the target fill up the beams. Each beam is distributed as if the
+    target alone had sampled it from the joint distribution of its beams and their next tokens: with one beam, the text
+    has the target's own distribution.
     """
 
     kind: Literal["beams"] = "beams"
     beams: Annotated[int, Field(ge=1, le=64)] = 4
-    """Most beams that live on."""
+    """Maximum live beams."""
     drafts: Annotated[int, Field(ge=1, le=256)] = 8
     """Beams that the drafter samples at each level."""
     levels: Annotated[int, Field(ge=1, le=64)] = 4
     """Tokens that it drafts ahead."""
     confidence: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """A level asks for as many beams as are accepted with this probability."""
+    """A level requests as many beams as are accepted with this probability."""
 
     def round(
         self,
@@ -87,27 +87,27 @@ class BeamSampling(Data):
         top_k: int = 0,
         room: int = 10**9,
     ) -> Generator[Question, Tensor, tuple[list[Beam], list[Beam]]]:
-        """One round, as a generator of questions to the models.
+        """Run one round, as a generator of requests to the models.
 
         Args:
-            live: The beams, texts of one length.
-            ends: Whether a text has come to its end.
-            seed: The request's own, to which all numbers are keyed, with the position and the use.
+            live: The beams, whose texts have equal length.
+            ends: Returns whether a text has ended.
+            seed: The request's seed, to which all random numbers are keyed, with the position and the use.
             top_p: Nucleus of the joint distributions, in (0, 1].
-            top_k: How many of the likeliest pairs of a beam and a token stay in them, before that; 0 for all.
-            room: Tokens that may be added at most, at least 1.
+            top_k: Number of likeliest (beam, token) pairs kept in them before that; 0 for all.
+            room: Maximum tokens to add, at least 1.
 
         Returns:
-            The beams that live on, each at least one token longer, and those that have ended.
+            The live beams, each at least one token longer, and those that have ended.
         """
-        law = partial(joint, top_p=top_p, top_k=top_k)
-        levels = yield from self._draft(live, ends, seed, law, min(self.levels, room - 1))
+        joint_of = partial(joint, top_p=top_p, top_k=top_k)
+        levels = yield from self._draft(live, ends, seed, joint_of, min(self.levels, room - 1))
         below = [level.text(draft) for level in levels for draft in level.drafts]
         texts = [*(beam.text for beam in live), *(text for text in dict.fromkeys(below) if not ends(text))]
         read = dict(zip(texts, (yield Question(False, texts)), strict=True))
         beams, ended = list(live), list[Beam]()
         for level in levels:
-            p, position = _target_law(level.places, beams, read, law), len(level.places[0])
+            p, position = _target_joint(level.places, beams, read, joint_of), len(level.places[0])
             wanted = width(p, level.q, self.drafts, self.beams, self.confidence)
             kept = keep(p, level.q, level.drafts, _uniforms(seed, position, "accept", self.drafts), wanted)
             chosen = [level.drafts[i] for i in kept.accepted]
@@ -120,13 +120,13 @@ class BeamSampling(Data):
             if over or not beams:
                 return beams, ended
         places = [beam.text for beam in beams]
-        p = _target_law(places, beams, read, law)
+        p = _target_joint(places, beams, read, joint_of)
         chosen = draw_beams(p, _uniforms(seed, len(places[0]), "correct", self.beams))
         beams, more = _grown(places, beams, chosen, p, read, ends)
         return beams, ended + more
 
     def _draft(
-        self, live: Sequence[Beam], ends: Callable[[Text], bool], seed: int, law: Law, depth: int
+        self, live: Sequence[Beam], ends: Callable[[Text], bool], seed: int, joint_of: Joint, depth: int
     ) -> Generator[Question, Tensor, list[_Level]]:
         """The drafter's forest."""
         levels, weights = list[_Level](), {beam.text: beam.weight for beam in live}
@@ -135,7 +135,7 @@ class BeamSampling(Data):
             if not places:  # all have ended
                 break
             following = yield Question(True, places)
-            q = law(following.new_tensor([*weights.values()]), following)
+            q = joint_of(following.new_tensor([*weights.values()]), following)
             level = _Level(places, q, draw_beams(q, _uniforms(seed, len(places[0]), "draft", self.drafts)))
             levels.append(level)
             drafted = {level.text(draft): float(q[draft]) for draft in level.drafts}
@@ -143,11 +143,13 @@ class BeamSampling(Data):
         return levels
 
 
-def _target_law(places: Sequence[Text], beams: Sequence[Beam], read: Mapping[Text, Tensor], law: Law) -> Tensor:
-    """The target's joint distribution [places, vocabulary]; 0 in places that are no beams."""
+def _target_joint(
+    places: Sequence[Text], beams: Sequence[Beam], read: Mapping[Text, Tensor], joint_of: Joint
+) -> Tensor:
+    """The target's joint distribution [places, vocabulary]; 0 at places without a beam."""
     weights = {beam.text: beam.weight for beam in beams}
     following = torch.stack([read[text] for text in places])
-    return law(following.new_tensor([weights.get(text, 0.0) for text in places]), following)
+    return joint_of(following.new_tensor([weights.get(text, 0.0) for text in places]), following)
 
 
 def _grown(
@@ -158,7 +160,7 @@ def _grown(
     read: Mapping[Text, Tensor],
     ends: Callable[[Text], bool],
 ) -> tuple[list[Beam], list[Beam]]:
-    """Beams with a token more, and those that end with it; one that was drawn several times is one beam."""
+    """Beams extended by a token, and those that end with it; duplicates are merged."""
     before = {beam.text: beam for beam in beams}
     grown, ended = list[Beam](), list[Beam]()
     for place, token in dict.fromkeys(chosen):
@@ -169,6 +171,6 @@ def _grown(
 
 
 def _uniforms(seed: int, position: int, use: str, count: int) -> list[float]:
-    """Numbers in [0, 1) for a use at a position."""
+    """Random numbers in [0, 1) for a use at a position."""
     random = Random(f"{seed} {position} {use}")
     return [random.random() for _ in range(count)]

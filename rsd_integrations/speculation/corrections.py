@@ -1,4 +1,4 @@
-"""Calibrated speculative decoding: rejections that recur and are close calls are overridden."""
+"""Calibrated speculative decoding: overrides rejections that recur and are close calls."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from rsd_integrations.speculation.relaxation import Relaxation, of_tokens
 from rsd_integrations.speculation.rules import AcceptanceRule, Exact, Judged, Verdicts
 
 FORM = "rsd-corrections-1"
-"""The layout of files of corrections: JSON with `pairs` as [proposed, target's own, times]."""
+"""The format of correction files: JSON with `pairs` as [proposed, target's own, times]."""
 IDS = 2**31
 """Ids are below this."""
 MOST = 100_000
-"""Pairs that a file holds at most, the most frequent ones."""
+"""Maximum pairs in a file; the most frequent ones are kept."""
 _learning = Lock()
-"""Held by rules that learn; of the module, since rules are copied and pickled."""
+"""Held by rules that learn; global, since rules are copied and pickled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
-    """How often a target put its own token in the place of a proposed one."""
+    """How often a target replaced a proposed token by its own."""
 
     vocabulary: str
-    """Identity of the vocabulary whose ids these are."""
+    """Identity of the vocabulary of these ids."""
     pairs: dict[tuple[int, int], int] = field(default_factory=dict)
     """(proposed, target's own): times."""
 
     @property
     def total(self) -> int:
-        """Of all pairs together."""
+        """Number of corrections of all pairs."""
         return sum(self.pairs.values())
 
     def save(self, file: Path) -> None:
@@ -53,17 +53,17 @@ class Corrections:
 
     @classmethod
     def read(cls, file: Path) -> Corrections:
-        """What `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            ConfigurationError: There is no such file, or it holds something else.
+            ConfigurationError: There is no such file, or it holds no corrections.
         """
         try:
             data: Any = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(data, dict) or data.get("format") != FORM:
                 raise ConfigurationError(f"{file} holds no corrections; `rsd corrections` makes a file that does")
             if not isinstance(data["vocabulary"], str):
-                raise TypeError(f"vocabulary is {data['vocabulary']!r:.80} and has to be a text")
+                raise TypeError(f"vocabulary is {data['vocabulary']!r:.80} but must be a text")
             return cls(data["vocabulary"], dict(map(_pair, data["pairs"])))
         except FileNotFoundError:
             raise ConfigurationError(
@@ -76,7 +76,7 @@ class Corrections:
             ) from error
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # rules are compared, and tensors cannot be
+@dataclass(frozen=True, slots=True, eq=False)  # rules are compared, but tensors cannot be
 class _Known:
     """The corrections of a memory: those that recurred, and all of them with how often they did."""
 
@@ -88,28 +88,27 @@ class _Known:
 class Calibrated(Relaxation):
     """Calibrated speculative decoding (CSD, arXiv 2604.13634): recurring close calls are accepted.
 
-    Where the exact rule rejects x, and t is the target's most likely token, x is kept if both hold: in a calibration
-    run the target corrected x to t more than `times` times (the correction memory), and z(x) - z(t) ≥ ln `ratio` (the
-    semantic gate), that is, p(x) ≥ ratio · p(t) at temperature 1. On MATH500 the paper lost 7.6 points of
-    accuracy with the memory alone and 1.8 with the gate alone, so there is no rule with one of them. The default limits
-    are the paper's.
+    If the exact rule rejects x, and t is the target's most likely token, x is kept if both hold: in a calibration run
+    the target corrected x to t more than `times` times (the correction memory), and z(x) - z(t) ≥ ln `ratio` (the
+    semantic gate), that is, p(x) ≥ ratio · p(t) at temperature 1. On MATH500 the paper lost 7.6 points of accuracy with
+    the memory alone and 1.8 with the gate alone, so neither is offered alone. The default limits are the paper's.
 
-    The memory is a file that `rsd corrections` wrote, and by default it stays as it is. The paper's goes on learning
-    while it decodes (`learn`). The paper decodes greedily; when sampling, exact rejections are asked the same question.
-    With `times` infinite the rule is the exact one.
+    The memory is a file written by `rsd corrections`, and is fixed by default; the paper's keeps learning during decoding
+    (`learn`). The paper decodes greedily; when sampling, the same condition applies to exact rejections. With infinite
+    `times` the rule is the exact one.
     """
 
     kind: Literal["csd"] = "csd"
     memory: str
-    """File of the corrections."""
+    """The correction file."""
     times: Annotated[float, Field(ge=0)] = 6
-    """λ: more corrections than this have to be known; inf switches the rule off."""
+    """λ: a pair needs more corrections than this; inf disables the rule."""
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """τ: least probability of the proposed token, as a share of the likeliest token's."""
+    """τ: minimum probability of the proposed token, as a share of the likeliest token's."""
     learn: bool = False
-    """Whether each exact rejection of a drafted chain counts from then on, as in the paper. All requests share what the
-    rule object learns, so answers depend on those before them: `rsd eval` takes the problems one by one and in order,
-    and a decoder does so with `concurrency=1`. Not for trees. A memory of 100,000 pairs takes in no others."""
+    """Whether each exact rejection of a drafted chain is counted from then on, as in the paper. All requests share what
+    the rule object learns, so answers depend on earlier ones: `rsd eval` takes the problems one by one and in order; with
+    a decoder, use `concurrency=1`. Not for trees. A memory of 100,000 pairs accepts no new ones."""
     _known: _Known = PrivateAttr()
 
     def model_post_init(self, _context: Any) -> None:
@@ -127,7 +126,7 @@ class Calibrated(Relaxation):
 
     @property
     def corrections(self) -> Corrections:
-        """The memory as it is now; `save` keeps what was learned."""
+        """The current memory; its `save` writes what was learned."""
         with _learning:
             return Corrections(self._known.vocabulary, dict(self._known.counts))
 
@@ -141,11 +140,8 @@ class Calibrated(Relaxation):
 
     def _learned(self, judged: Judged, accepted: Tensor, own: Tensor, close: Tensor) -> Tensor:
         """As `rescues`, where each rejection counts for those after it, up to the end of its chain."""
-        kept, near, pairs = (
-            accepted.tolist(),
-            close.tolist(),
-            list(zip(judged.tokens.tolist(), own.tolist(), strict=True)),
-        )
+        kept, near = accepted.tolist(), close.tolist()
+        pairs = list(zip(judged.tokens.tolist(), own.tolist(), strict=True))
         rescued, counts = [False] * len(kept), self._known.counts
         with _learning:
             for chain in judged.chains:
@@ -161,7 +157,7 @@ class Calibrated(Relaxation):
 
 
 class Noting(AcceptanceRule):
-    """The exact rule, which notes what the target puts in the place of rejected tokens: a calibration run of CSD."""
+    """The exact rule, which also counts the target's corrections: for a calibration run of CSD."""
 
     kind: Literal["noting"] = "noting"
     lossless: ClassVar[bool] = True
@@ -177,7 +173,7 @@ class Noting(AcceptanceRule):
         return verdicts
 
     def corrections(self, vocabulary: str) -> Corrections:
-        """All that was noted.
+        """All corrections counted.
 
         Args:
             vocabulary: Identity of the vocabulary whose ids the tokens are.
@@ -193,9 +189,9 @@ class Noting(AcceptanceRule):
 def _pair(row: Any) -> tuple[tuple[int, int], int]:
     """A row of the file."""
     proposed, own, times = row
-    whole = all(type(number) is int for number in row)  # True is none
+    whole = all(type(number) is int for number in row)  # excludes True
     if not whole or min(proposed, own) < 0 or max(proposed, own) >= IDS or times < 1:
-        raise ValueError(f"{row!r:.80} is no [proposed, own, times]: two ids in [0, 2**31), and a number from 1 on")
+        raise ValueError(f"{row!r:.80} is not [proposed, own, times]: two ids in [0, 2**31) and a count ≥ 1")
     return (proposed, own), times
 
 

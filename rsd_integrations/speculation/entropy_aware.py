@@ -1,4 +1,4 @@
-"""Entropy-aware speculative decoding: two unsure models that agree are not believed."""
+"""Entropy-aware speculative decoding: rejects tokens on which two unsure models agree."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from rsd_integrations.speculation.rules import AcceptanceRule, Exact, Judged, Ve
 
 
 class EntropyAware(AcceptanceRule):
-    """Entropy-aware speculative decoding (EASD, arXiv 2512.23765): a token that both models doubt is drawn again.
+    """Entropy-aware speculative decoding (EASD, arXiv 2512.23765): a token that both models doubt is resampled.
 
-    A token x that the exact rule accepts is rejected all the same where both models are unsure, H(q) ≥ `draft_entropy`
-    and H(p) ≥ `target_entropy` in nats, and their doubts agree: |top n of q ∩ top n of p| / n ≥ `overlap`. The
-    correction is then drawn from p without x. The paper takes its limits from a calibration set and does not print
-    them: these are ours.
+    A token x that the exact rule accepts is rejected if both models are unsure, H(q) ≥ `draft_entropy` and H(p) ≥
+    `target_entropy` in nats, and their doubts agree: |top n of q ∩ top n of p| / n ≥ `overlap`. The correction is then
+    sampled from p without x. The paper's limits come from a calibration set and are not published: these are ours.
 
-    p and q are what is sampled from, after temperature, top-k and top-p; tokens without probability count to no top n.
-    Where nothing is drawn (greedy decoding, n-grams), q is certain and the rule would be the exact one, so it is
-    refused there; where a limit of entropy is infinite it is the exact one.
+    p and q are the distributions after temperature, top-k and top-p; tokens with zero probability are in no top n. If
+    nothing is sampled (greedy decoding, n-grams), q is sure and the rule would be the exact one, so it is refused; if a
+    limit of entropy is infinite, it is the exact one.
     """
 
     kind: Literal["easd"] = "easd"
     lossless: ClassVar[bool] = False
     needs_draws: ClassVar[bool] = True
     draft_entropy: Annotated[float, Field(ge=0)] = 1.5
-    """From how many nats on the drafter is unsure; inf switches the rule off."""
+    """Entropy in nats from which the drafter is unsure; inf disables the rule."""
     target_entropy: Annotated[float, Field(ge=0)] = 1.5
-    """From how many nats on the target is unsure."""
+    """Entropy in nats from which the target is unsure."""
     n: Annotated[int, Field(ge=1)] = 5
-    """How many of the likeliest tokens are compared."""
+    """Number of likeliest tokens to compare."""
     overlap: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """Least share of them that both models have."""
+    """Minimum share of them that both models have."""
 
     def judge(self, judged: Judged) -> Verdicts:
         exact = Exact().judge(judged)
@@ -44,7 +43,7 @@ class EntropyAware(AcceptanceRule):
             return Verdicts(exact.accepted, exact.corrections, torch.zeros_like(exact.accepted))
         unsure = (entropy(q) >= self.draft_entropy) & (entropy(p) >= self.target_entropy)
         agreed = (self._top(p) & self._top(q)).sum(1) >= self.overlap * self.n
-        others = of_tokens(p, judged.tokens) < p.sum(1)  # else nothing is left to draw
+        others = of_tokens(p, judged.tokens) < p.sum(1)  # otherwise nothing is left to sample
         doubted = exact.accepted & unsure & agreed & others
         rest = p.scatter(1, judged.tokens[:, None], 0.0)
         corrections = torch.where(doubted, draw(rest, judged.uniforms[:, 1]), exact.corrections)

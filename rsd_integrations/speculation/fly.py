@@ -1,4 +1,4 @@
-"""FLy: an isolated rejection at an ambiguous place is deferred."""
+"""FLy: overrides isolated rejections at ambiguous positions."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from rsd_integrations.speculation.relaxation import Relaxation, doubts, entropy,
 from rsd_integrations.speculation.rules import Judged
 
 CHOICES = 3
-"""How many of the likeliest tokens the entropy is of."""
+"""Number of likeliest tokens whose entropy is used."""
 
 
 class FLy(Relaxation):
-    """FLy (arXiv 2511.22972; as in vLLM pull request 50808): a rejection is overridden where nothing comes of it.
+    """FLy (arXiv 2511.22972; as in vLLM pull request 50808): a rejection without consequences is overridden.
 
-    The token at place i is kept where the target is unsure there (the entropy of its three likeliest tokens, taken by
-    themselves, is at least `entropy` nats), p gives the token some probability, and the next `window` tokens of the
-    same chain would all be accepted by the exact rule. So it needs drafts longer than the window. Under greedy
-    decoding p is the softmax of the logits. No three tokens have more than ln 3 ≈ 1.0986 nats: with a limit above
-    that the rule is the exact one.
+    The token at position i is kept if the target is unsure there (the entropy of its three likeliest tokens,
+    renormalised, is at least `entropy` nats), p gives the token some probability, and the exact rule would accept all
+    of the next `window` tokens of the same chain. So it needs drafts longer than the window. Under greedy decoding p is
+    the softmax of the logits. Three tokens have at most ln 3 ≈ 1.0986 nats: with a limit above that the rule is the
+    exact one.
     """
 
     kind: Literal["fly"] = "fly"
     window: Annotated[int, Field(ge=1)] = 6
-    """Tokens that have to be accepted after the rejected one."""
+    """Number of tokens that must be accepted after the rejected one."""
     entropy: Annotated[float, Field(ge=0)] = 0.3
-    """Least entropy of the three likeliest tokens, in nats."""
+    """Minimum entropy of the three likeliest tokens, in nats."""
 
     @property
     def least_draft(self) -> int:
@@ -42,7 +42,7 @@ class FLy(Relaxation):
         return unsure & (of_tokens(p, judged.tokens) > 0) & self._in_line(judged, accepted)
 
     def _in_line(self, judged: Judged, accepted: Tensor) -> Tensor:
-        """Whether a whole window of accepted tokens follows each place."""
+        """Whether a full window of accepted tokens follows each position."""
         follows = torch.zeros_like(accepted)
         for chain in judged.chains:
             if len(chain) > self.window:

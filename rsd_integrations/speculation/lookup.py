@@ -1,4 +1,4 @@
-"""Prompt lookup: what followed the same words before."""
+"""Prompt lookup: proposes what followed the same tokens before."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ WIDTH = array(TYPE).itemsize
 class Lookup(Proposer):
     """Prompt lookup decoding (github.com/apoorvumang/prompt-lookup-decoding), for texts that repeat themselves.
 
-    The last n tokens are looked for in the prompt and the answer so far, then the last n - 1, and so on to one; what
-    followed their latest earlier occurrence is proposed as a chain. Where that reaches the end of the text, it goes on
+    The last n tokens are searched for in the prompt and the answer so far, then the last n - 1, and so on to one; the
+    tokens after their latest earlier occurrence are proposed as a chain. At the end of the text, the chain continues
     with itself, so that a loop is proposed round after round.
     """
 
     kind: Literal["lookup"] = "lookup"
     n: Annotated[int, Field(ge=1, le=16)] = 3
-    """Longest run of tokens that is looked for."""
+    """Maximum length of the searched run of tokens."""
 
     def begin(self, prefix: Sequence[int], seed: int) -> LookupState:
         state = LookupState(self.n, seed)
@@ -38,7 +38,7 @@ class LookupState(TextState):
     """All tokens so far, also as bytes, which are searched fastest.
 
     Args:
-        longest: Longest run of tokens that is looked for.
+        longest: Maximum length of the searched run of tokens.
         seed: See `TextState`; nothing is drawn.
     """
 
@@ -51,7 +51,7 @@ class LookupState(TextState):
             place = self._last(size)
             if place is not None:
                 found = self.ids[place + size : place + size + count]
-                while len(found) < count:  # it has reached the end, and goes on with what it proposes
+                while len(found) < count:  # at the end of the text, it continues with itself
                     found += found[: count - len(found)]
                 return Proposal(tuple(found))
         return Proposal(())
@@ -64,10 +64,10 @@ class LookupState(TextState):
         del self.ids[count:], self._bytes[count * WIDTH :]
 
     def _last(self, size: int) -> int | None:
-        """Where the last tokens, so many of them, were before for the last time."""
+        """The latest earlier position of the last `size` tokens."""
         wanted, at = bytes(self._bytes[-size * WIDTH :]), len(self._bytes) - WIDTH
         while (at := self._bytes.rfind(wanted, 0, at)) >= 0:
             if at % WIDTH == 0:
                 return at // WIDTH
-            at += len(wanted) - 1  # between two tokens
+            at += len(wanted) - 1  # not aligned to a token
         return None

@@ -1,4 +1,4 @@
-"""A frozen table of trigrams: which tokens follow which two, and how often. `rsd ngrams` makes one of a corpus."""
+"""A fixed table of trigrams: which tokens follow which pairs, and how often. `rsd ngrams` builds one from a corpus."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from torch import Tensor
 from rsd_core.errors import ConfigurationError
 
 FORM = "rsd-ngrams-1"
-"""The layout of files of tables, in the metadata of a safetensors file; its tensors are the fields of `NgramTable`."""
+"""The format of table files, named in their safetensors metadata; the tensors are the fields of `NgramTable`."""
 TYPES = {"pairs": torch.int64, "starts": torch.int64, "tokens": torch.int32, "weights": torch.float32}
-"""What they are in; each has one dimension."""
+"""Dtypes of the tensors, each of one dimension."""
 SUCCESSORS = 12
-"""Successors that are kept of each pair, the most frequent ones, as in ADED."""
+"""Maximum successors of each pair; the most frequent ones are kept, as in ADED."""
 PAIRS = 1_000_000
-"""Pairs that a table holds at most, the most frequent ones: some 50 MB."""
+"""Maximum pairs in a table; the most frequent ones are kept: about 50 MB."""
 CHUNK = 4_000_000
-"""Trigrams that are counted at a time."""
+"""Number of trigrams counted at a time."""
 
 Successor = tuple[int, float]
 """A token and its weight."""
 
 
 class Successors(Protocol):
-    """What knows how a text goes on after two tokens."""
+    """Knows the tokens that may follow a pair of tokens."""
 
     def successors(self, pair: tuple[int, int]) -> Sequence[Successor]:
-        """The tokens that may follow, the heaviest first and equal ones by their ids; none where nothing is known."""
+        """The tokens that may follow, in order of decreasing weight, then of ids; empty if none are known."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # proposers are compared, and tensors cannot be
+@dataclass(frozen=True, slots=True, eq=False)  # proposers are compared, but tensors cannot be
 class NgramTable:
-    """Pairs of tokens in order, and what follows each: its successors with their share, P(c | a, b)."""
+    """Pairs of tokens in order, and the successors of each with their shares, P(c | a, b)."""
 
     vocabulary: str
-    """Identity of the vocabulary whose ids these are."""
+    """Identity of the vocabulary of these ids."""
     pairs: Tensor
     """a · 2³¹ + b of each pair, int64 [pairs], ascending."""
     starts: Tensor
     """Where the successors of each pair start, int64 [pairs + 1]."""
     tokens: Tensor
-    """The successors end to end, int32; of each pair the heaviest first."""
+    """The successors of all pairs, concatenated, int32; those of each pair by decreasing weight."""
     weights: Tensor
     """Their shares in (0, 1], fp32."""
 
@@ -67,42 +67,42 @@ class NgramTable:
 
     @classmethod
     def read(cls, file: Path) -> NgramTable:
-        """What `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            ConfigurationError: There is no such file, or it holds something else.
+            ConfigurationError: There is no such file, or it holds no valid table.
         """
         from safetensors import SafetensorError, safe_open
 
         if not file.is_file():
-            raise ConfigurationError(f"there is no table of n-grams {str(file)!r}; `rsd ngrams` makes one of a corpus")
+            raise ConfigurationError(f"there is no n-gram table {str(file)!r}; `rsd ngrams` builds one from a corpus")
         try:
             with safe_open(file, framework="pt") as opened:
-                told: dict[str, str] = opened.metadata() or {}
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no dictionary
+                metadata: dict[str, str] = opened.metadata() or {}
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dictionary
         except SafetensorError as error:
             raise ConfigurationError(
-                f"{str(file)!r} is no safetensors file ({error}): make it by rsd ngrams"
+                f"{str(file)!r} is not a safetensors file ({error}): make one with rsd ngrams"
             ) from error
-        if told.get("format") != FORM:
-            raise ConfigurationError(f"{str(file)!r} holds no table of n-grams; `rsd ngrams` makes a file that does")
+        if metadata.get("format") != FORM:
+            raise ConfigurationError(f"{str(file)!r} holds no n-gram table; `rsd ngrams` builds one from a corpus")
         try:
-            table = cls(told["vocabulary"], **tensors)
+            table = cls(metadata["vocabulary"], **tensors)
             wrong = table._wrong()
         except (KeyError, TypeError) as error:
             wrong = str(error)
         if wrong is not None:
-            raise ConfigurationError(f"{str(file)!r} is broken ({wrong}): make it again by rsd ngrams")
+            raise ConfigurationError(f"{str(file)!r} is broken ({wrong}): make it again with rsd ngrams")
         return table
 
     def _wrong(self) -> str | None:
-        """What makes this no table, so that looking something up in it would fail or give nonsense."""
+        """The reason why this is not a valid table, in which lookups would fail or return nonsense; None if it is."""
         sizes = {"pairs": len(self.starts) - 1, "starts": len(self.pairs) + 1}
         sizes |= {"tokens": len(self.weights), "weights": len(self.tokens)}
         for name, dtype in TYPES.items():
             tensor: Tensor = getattr(self, name)
             if tensor.dtype != dtype or tensor.dim() != 1 or len(tensor) != sizes[name]:
-                return f"{name} is {tensor.dtype} {list(tensor.shape)} and has to be {dtype} [{sizes[name]}]"
+                return f"{name} is {tensor.dtype} {list(tensor.shape)} but must be {dtype} [{sizes[name]}]"
         if len(self.pairs) and (self.pairs[0] < 0 or not (self.pairs.diff() > 0).all() or self.pairs[-1] >= 2**62):
             return "pairs are not ascending numbers of two ids below 2**31"
         if self.starts[0] != 0 or self.starts[-1] != len(self.tokens) or not (self.starts.diff() >= 0).all():
@@ -115,12 +115,12 @@ class NgramTable:
 
 
 def count(texts: Iterable[Sequence[int]], vocabulary: str, size: int) -> NgramTable:
-    """The table of a corpus.
+    """Build the table of a corpus.
 
     Args:
-        texts: Ids of each text; no trigram reaches from one into the next.
+        texts: Ids of each text; trigrams do not cross texts.
         vocabulary: Identity of the vocabulary.
-        size: Ids that there are, at most 2,000,000: three of them make one number of 63 bits.
+        size: Number of ids, at most 2,000,000, so that three of them fit into a 63-bit number.
     """
     trigrams, times = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
     waiting, held = list[Tensor](), 0
@@ -136,7 +136,7 @@ def count(texts: Iterable[Sequence[int]], vocabulary: str, size: int) -> NgramTa
 
 
 def _merged(trigrams: Tensor, times: Tensor, more: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Counts with those of more trigrams."""
+    """Add the counts of more trigrams."""
     new = torch.cat([trigrams[:0], *more])
     keys, place = torch.unique(torch.cat([trigrams, new]), return_inverse=True)
     return keys, torch.zeros_like(keys).scatter_add_(0, place, torch.cat([times, torch.ones_like(new)]))
@@ -146,7 +146,7 @@ def _best(trigrams: Tensor, times: Tensor, vocabulary: str, size: int) -> NgramT
     """The table of the most frequent pairs and their most frequent successors."""
     pairs, place, successors = torch.unique_consecutive(trigrams // size, return_inverse=True, return_counts=True)
     total = torch.zeros_like(pairs).scatter_add_(0, place, times)
-    # By pair, then by falling count, then by id, in which order they are: stable sorts, the last key first.
+    # By pair, then by decreasing count, then by id (their present order): stable sorts, the last key first.
     order = times.argsort(descending=True, stable=True)
     order = order[place[order].argsort(stable=True)]
     rank = torch.arange(len(order)) - (successors.cumsum(0) - successors)[place[order]]

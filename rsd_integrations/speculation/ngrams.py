@@ -1,4 +1,4 @@
-"""N-grams as a proposer (ADED): a frozen table of a corpus, and over it what the request's own text has."""
+"""N-grams as a proposer (ADED): a fixed table of a corpus, combined with the request's own text."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from rsd_integrations.speculation.proposers import Proposer, TextState
 from rsd_integrations.speculation.tree_search import propose_tree
 
 GAIN, MOST = 0.25, 3.0
-"""What a trigram's weight gains each time the request's text has it, and what it gains at most. In the released code
-it gains 0.04 in each round in which it is among the last sixteen tokens, so that weights depend on how far the rounds
-reach; 0.25 is that over some six rounds."""
+"""Gain of a trigram's weight for each occurrence in the request's text, and the maximum gain. In the released code it
+gains 0.04 in each round in which it is among the last sixteen tokens, so that weights depend on the length of rounds;
+0.25 corresponds to about six rounds."""
 LATEST = 64
-"""Places of a pair in the request's own text that count, the latest ones."""
+"""Number of latest occurrences of a pair in the request's own text that count."""
 
 
 class Ngrams(Proposer):
     """Adaptive n-grams (ADED, arXiv 2407.12021): proposals without a model.
 
-    What followed the last two tokens before is proposed: in a corpus, by a frozen table that `rsd ngrams` made, and in
-    the request's own prompt and answer. Nothing goes from one request to another. As a chain the likeliest successors
-    are proposed one after another, as a tree what a Monte-Carlo search finds, whose random numbers are keyed to the
-    request's seed and the position.
+    Proposes what followed the last two tokens before: in a corpus, by a fixed table made with `rsd ngrams`, and in the
+    request's own prompt and answer. Requests do not affect each other. A chain consists of the likeliest successors,
+    one after another, a tree of what a Monte Carlo search finds, with random numbers keyed to the request's seed and
+    the position.
     """
 
     kind: Literal["ngram"] = "ngram"
     table: str | None = None
-    """File of the corpus's table; without one the request's own text is all that is known."""
+    """File of the corpus's table; without one, only the request's own text is used."""
     tree: bool = False
     """Whether a tree is proposed instead of a chain."""
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 150
-    """Of the search for a tree, where not all that is known fits into one."""
+    """Iterations of the search for a tree, if not all known successors fit into one."""
     _table: NgramTable | None = PrivateAttr(default=None)
 
     def model_post_init(self, _context: Any) -> None:
@@ -56,11 +56,11 @@ class Ngrams(Proposer):
 
 
 class NgramState(TextState):
-    """The table of one request: the frozen one, and what the request's own text adds to it.
+    """The table of one request: the fixed one, extended by the request's own text.
 
     Args:
-        base: The frozen table, if any.
-        iterations: Of the search for trees; 0 for chains.
+        base: The fixed table, if any.
+        iterations: Iterations of the search for trees; 0 for chains.
         seed: See `TextState`.
     """
 
@@ -68,9 +68,9 @@ class NgramState(TextState):
         super().__init__(seed)
         self._base, self._iterations = base, iterations
         self._latest: dict[tuple[int, int], int] = {}
-        """Where each pair that something follows was last."""
+        """The latest position of each pair that has a successor."""
         self._before = array("q")
-        """Of each pair's place, where the same pair was before; -1 for nowhere. By these the text is rolled back."""
+        """The previous position of the pair at each position, or -1; needed to roll back the text."""
 
     def propose(self, count: int) -> Proposal:
         if len(self.ids) < 2:
@@ -103,7 +103,7 @@ class NgramState(TextState):
         del self.ids[count:]
 
     def successors(self, pair: tuple[int, int]) -> Sequence[Successor]:
-        """The tokens that may follow, see `Successors`."""
+        """The tokens that may follow (see `Successors`)."""
         base = () if self._base is None else self._base.successors(pair)
         own = self._own(pair)
         if not own:
@@ -114,7 +114,7 @@ class NgramState(TextState):
         return sorted(weights.items(), key=lambda item: (-item[1], item[0]))[:SUCCESSORS]
 
     def _own(self, pair: tuple[int, int]) -> dict[int, float]:
-        """What the request's own text adds: read from its end, up to one successor too many."""
+        """The gains from the request's own text, read from its end until there are too many successors."""
         gains, place = dict[int, float](), self._latest.get(pair, -1)
         for _ in range(LATEST):
             if place < 0:

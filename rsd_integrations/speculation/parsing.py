@@ -1,4 +1,4 @@
-"""Acceptance rules and proposers as text or data: `exact`, `typical:epsilon=0.09,delta=0.3`, `lookup`."""
+"""Parses acceptance rules and proposers from text or data: `exact`, `typical:epsilon=0.09,delta=0.3`, `lookup`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RULES: dict[str, type[AcceptanceRule]] = {
 PROPOSERS: dict[str, type[Proposer]] = {
     proposer.model_fields["kind"].default: proposer for proposer in (Lookup, Ngrams)
 }
-"""Those without a model; a drafter is the engine's own."""
+"""Proposers without a model; drafters are handled by the engine."""
 
 BEAMS = {"beams": BeamSampling}
 
@@ -39,7 +39,7 @@ def parse_rule(rule: str | Mapping[str, Any] | AcceptanceRule) -> AcceptanceRule
     """An acceptance rule from text, from data, or from a rule.
 
     Raises:
-        ConfigurationError: Unknown kind or parameter, or a value out of its range.
+        ConfigurationError: The kind or a parameter is unknown, or a value is out of range.
     """
     return rule if isinstance(rule, AcceptanceRule) else _parse(rule, RULES, "acceptance rule")
 
@@ -55,7 +55,7 @@ def parse_beams(beams: Mapping[str, Any] | BeamSampling) -> BeamSampling:
 
 
 def parsed(speculation: Speculation) -> Speculation:
-    """A speculation with its proposer, unless that is a drafter, its rule and its beams as objects.
+    """A speculation with proposer (unless it is a drafter), rule and beams as objects.
 
     Raises:
         ConfigurationError: One of them is unknown, or the drafts are too short for the rule.
@@ -67,7 +67,7 @@ def parsed(speculation: Speculation) -> Speculation:
         proposer = parse_proposer(proposer)
         if rule.needs_draws:
             raise ConfigurationError(
-                f"{rule!r} compares distributions, and {proposer!r} has none: take the proposer 'drafter', or another "
+                f"{rule!r} compares distributions, but {proposer!r} has none: use the proposer 'drafter', or another "
                 "rule"
             )
         if rule.learns and getattr(proposer, "tree", False):
@@ -80,7 +80,7 @@ def parsed(speculation: Speculation) -> Speculation:
         raise ConfigurationError(f"draft_length={length} proposes nothing: give at least 1")
     if length < rule.least_draft:
         raise ConfigurationError(
-            f"draft_length={length} is too short for {rule!r}, which looks at {rule.least_draft} tokens in a row: give "
+            f"draft_length={length} is too short for {rule!r}, which needs {rule.least_draft} tokens in a row: give "
             f"at least draft_length={rule.least_draft}, or a smaller window"
         )
     beams = None if speculation.beams is None else parse_beams(speculation.beams)
@@ -91,4 +91,4 @@ def _parse(part: str | Mapping[str, Any], kinds: Mapping[str, type[Part]], what:
     try:
         return of_kind(from_text(part, kinds, what) if isinstance(part, str) else part, kinds, what)
     except ValidationError as error:
-        raise ConfigurationError(f"{part!r} is no valid {what}: {explain(error)}") from error
+        raise ConfigurationError(f"{part!r} is not a valid {what}: {explain(error)}") from error

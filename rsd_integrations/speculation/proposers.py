@@ -1,4 +1,4 @@
-"""Proposers that need no model of the engine: text that repeats itself, tables of n-grams."""
+"""Proposers without a model: repeated text, n-gram tables."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from rsd_integrations.speculation.proposals import Proposal
 
 
 class ProposerState(ABC):
-    """What a proposer knows of one text. It is used by one thread at a time."""
+    """A proposer's knowledge of one text. It is used by one thread at a time."""
 
     @abstractmethod
     def propose(self, count: int) -> Proposal:
-        """Propose what follows all tokens so far.
+        """Propose the tokens after all tokens so far.
 
         Args:
-            count: Most tokens that are of use, at least 1.
+            count: Maximum number of tokens, at least 1.
 
         Returns:
-            At most `count` tokens; none where it knows nothing.
+            At most `count` tokens; none if it knows nothing.
         """
 
     @abstractmethod
     def accept(self, ids: Sequence[int]) -> None:
-        """Go on with tokens that the target emitted, proposed or not."""
+        """Continue with tokens that the target emitted, proposed or not."""
 
 
 class TextState(ProposerState):
-    """A state that depends on the text so far and the seed alone, and can be rolled back.
+    """A state that depends only on the text so far and the seed, and can be rolled back.
 
-    So it serves the steps of a path one after another (`ProposerStates`), instead of reading the path again for each.
+    So it is reused for the successive steps of a path (`ProposerStates`), instead of reading the path again for each.
 
     Args:
-        seed: The present step's own.
+        seed: Seed of the present step.
     """
 
     def __init__(self, seed: int) -> None:
@@ -48,18 +48,18 @@ class TextState(ProposerState):
 
 
 class Proposer(Data):
-    """Proposes what comes next. A proposer is data, as policies are: `kind` and its parameters."""
+    """Proposes the next tokens. A proposer is data, like a policy: `kind` and its parameters."""
 
     @property
     def vocabulary(self) -> str | None:
-        """Identity of the vocabulary whose ids the proposer knows; None where any will do."""
+        """Identity of the vocabulary that the proposer requires; None for any."""
         return None
 
     @abstractmethod
     def begin(self, prefix: Sequence[int], seed: int) -> ProposerState:
-        """The state of a step that goes on after these tokens; a `TextState` is kept for the steps after it.
+        """The state for a step after these tokens; a `TextState` is kept for later steps.
 
         Args:
-            prefix: Ids of all that the target reads.
-            seed: The step's own; the same prefix and seed give the same proposals.
+            prefix: Ids of the target's whole input.
+            seed: Seed of the step; the same prefix and seed give the same proposals.
         """

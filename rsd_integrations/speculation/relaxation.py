@@ -1,4 +1,4 @@
-"""What the rules have in common that keep more than the exact rule: some of its rejections are overridden."""
+"""The common base of rules that override some of the exact rule's rejections."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from rsd_integrations.speculation.rules import AcceptanceRule, Exact, Judged, Ve
 
 
 class Relaxation(AcceptanceRule):
-    """The exact rule, some of whose rejections are overridden: it never keeps fewer tokens, and is not lossless.
+    """The exact rule with some rejections overridden: it never keeps fewer tokens, and is not lossless.
 
-    A token that is not rescued has the exact rule's own verdict and correction. So a relaxation whose limits rescue
-    nothing is the exact rule, token for token.
+    Any other token gets the exact rule's verdict and correction. So a relaxation whose limits rescue nothing is the
+    exact rule, token for token.
     """
 
     lossless: ClassVar[bool] = False
 
     @abstractmethod
     def rescues(self, judged: Judged, accepted: Tensor) -> Tensor:
-        """Where a token is kept that the exact rule rejects, bool [n]; what it says of accepted tokens is not read.
+        """Whether a token that the exact rule rejects is kept, bool [n]; ignored for accepted tokens.
 
         Args:
             judged: The proposed tokens.
-            accepted: What the exact rule accepts, bool [n].
+            accepted: Whether the exact rule accepts each token, bool [n].
         """
 
     def judge(self, judged: Judged) -> Verdicts:
@@ -36,10 +36,10 @@ class Relaxation(AcceptanceRule):
 
 
 def doubts(judged: Judged) -> Tensor:
-    """How the target spreads its probability [n, vocabulary], under greedy decoding too.
+    """The target's probabilities [n, vocabulary], also under greedy decoding.
 
-    It is p, and where p has a single token, the softmax of the raw logits: greedy decoding asks for one token without
-    being sure of it. (A nucleus of one token cannot be told from that.)
+    It is p, or if p has a single token, the softmax of the raw logits: greedy decoding chooses one token without being
+    sure of it. (A nucleus of one token cannot be distinguished from that.)
     """
     single = (judged.target > 0).sum(1, keepdim=True) == 1
     return torch.where(single, judged.logits.softmax(1), judged.target)

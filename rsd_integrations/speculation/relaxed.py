@@ -1,4 +1,4 @@
-"""Relaxed acceptance, as engines use it while a model thinks."""
+"""Relaxed acceptance, which engines use while a model thinks."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rsd_integrations.speculation.rules import AcceptanceRule, Exact, Judged
 
 
 class Relaxed(Relaxation):
-    """Relaxed acceptance: a token x is kept that is among the target's k most likely, and not far behind the first.
+    """Relaxed acceptance: keeps a token x among the target's k most likely that is not far behind the first.
 
-    x is kept where fewer than k tokens are likelier and p(x) ≥ ratio · max p. Engines do so within thoughts (vLLM pull
+    x is kept if fewer than k tokens are likelier and p(x) ≥ ratio · max p. Engines use this within thoughts (vLLM pull
     request 45229 with k = 3 and ratio 0.5; TensorRT-LLM's `relaxed_topk`, with a difference in place of the ratio).
     Under greedy decoding p is the softmax of the logits, at temperature 1. With k = 0 the rule is the exact one.
     """
 
     kind: Literal["relaxed"] = "relaxed"
     k: Annotated[int, Field(ge=0)] = 3
-    """How many of the likeliest tokens may be kept; 0 switches the rule off."""
+    """Number of likeliest tokens that may be kept; 0 disables the rule."""
     ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Least probability, as a share of the likeliest token's."""
+    """Minimum probability, as a share of the likeliest token's."""
     thoughts_only: bool = False
-    """Whether answers are left to the exact rule, as engines do."""
+    """Whether answers use the exact rule, as in engines."""
 
     def within(self, *, thought: bool) -> AcceptanceRule:
         return self if thought or not self.thoughts_only else Exact()
 
-    def rescues(self, judged: Judged, accepted: Tensor) -> Tensor:  # noqa: ARG002 - of each token alone
+    def rescues(self, judged: Judged, accepted: Tensor) -> Tensor:  # noqa: ARG002 - decides per token
         p = doubts(judged)
         own = of_tokens(p, judged.tokens)
         likelier = (p > own[:, None]).sum(1)

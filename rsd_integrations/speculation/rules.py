@@ -1,4 +1,4 @@
-"""Which proposed tokens the target keeps: the interface of acceptance rules, and the exact rule."""
+"""The interface of acceptance rules, which decide which proposed tokens are kept, and the exact rule."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from rsd_core.data import Data
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Proposed tokens of one or many requests, beside what the target gives at the positions before them."""
+    """Proposed tokens of one or many requests, with the target's outputs at the positions before them."""
 
     logits: Tensor
     """z [n, vocabulary]: the target's raw logits in fp32."""
     target: Tensor
-    """p [n, vocabulary]: the target's distribution after temperature, top-k and top-p; under greedy decoding the most
-    likely token has all of it."""
+    """p [n, vocabulary]: the target's distribution after temperature, top-k and top-p; under greedy decoding all mass
+    is on the most likely token."""
     draft: Tensor | None
-    """q [n, vocabulary]: the distribution that each token was drawn from; None where none was drawn, that is, where q
-    has the token alone."""
+    """q [n, vocabulary]: the distribution from which each token was sampled; None if none was sampled, that is, if all
+    mass of q is on the token."""
     tokens: Tensor
     """The proposed tokens [n], int64."""
     own: Tensor
-    """int64 [n]: the token that the target itself draws from p with the second number, as it would have been emitted
-    had nothing been proposed. A rule whose correction is a plain draw from p takes this one."""
+    """int64 [n]: the token that the target itself samples from p with the second number, and would emit without a
+    proposal. A rule whose correction is a plain sample from p uses this one."""
     uniforms: Tensor
-    """Random numbers [n, 2] in [0, 1), keyed to the request's seed, the position and the use: the first for accepting,
+    """Random numbers [n, 2] in [0, 1), keyed to the request's seed, the position and the use: the first for acceptance,
     the second for the correction."""
     chains: Sequence[range]
-    """The places that belong to one chain, in order; each place is in one chain."""
+    """The positions of each chain, in order; each position is in one chain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What a rule says of each place, as if all before it had been accepted."""
+    """A rule's verdict for each position, given that all before it were accepted."""
 
     accepted: Tensor
-    """bool [n]: the proposed token is kept."""
+    """bool [n]: whether the proposed token is kept."""
     corrections: Tensor
-    """int64 [n]: the token that is emitted instead where it is not kept."""
+    """int64 [n]: the token to emit instead if it is not kept."""
     overridden: Tensor | None = None
-    """bool [n]: where the rule decided otherwise than the exact rule would; None where it never does."""
+    """bool [n]: whether the rule differs from the exact rule; None if it never does."""
 
 
 class AcceptanceRule(Data):
-    """Decides which proposed tokens are kept. A rule is data, as policies are, and holds no state of a request."""
+    """Decides which proposed tokens are kept. A rule is data, like a policy, and holds no state of a request."""
 
     lossless: ClassVar[bool]
     """Whether the emitted tokens have the target's own distribution."""
     needs_draws: ClassVar[bool] = False
-    """Whether it is the exact rule wherever the drafter samples no tokens of the target's vocabulary."""
+    """Whether it equals the exact rule unless the drafter samples tokens of the target's vocabulary."""
 
     @property
     def learns(self) -> bool:
@@ -64,30 +64,30 @@ class AcceptanceRule(Data):
 
     @property
     def vocabulary(self) -> str | None:
-        """Identity of the vocabulary whose ids the rule knows; None where any will do."""
+        """Identity of the vocabulary that the rule requires; None for any."""
         return None
 
     @property
     def least_draft(self) -> int:
-        """Tokens in a row that have to be proposed for the rule to make a difference."""
+        """Minimum number of consecutive proposed tokens for the rule to have an effect."""
         return 1
 
-    def within(self, *, thought: bool) -> AcceptanceRule:  # noqa: ARG002 - for rules that tell the parts apart
+    def within(self, *, thought: bool) -> AcceptanceRule:  # noqa: ARG002 - for rules that distinguish them
         """The rule for a step of a thought, or of an answer."""
         return self
 
     @abstractmethod
     def judge(self, judged: Judged) -> Verdicts:
-        """Say of each place whether its token is kept, and what is emitted where it is not."""
+        """Decide for each position whether its token is kept, and what is emitted if not."""
 
 
 class Exact(AcceptanceRule):
     """Speculative sampling (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318): lossless.
 
-    A token x that was drawn from q is kept with probability min(1, p(x) / q(x)); the correction is drawn from the
-    residual max(0, p - q), normalised. Where no token was drawn, q has x alone, and the same rule can be had with
-    fewer numbers: a token is drawn from p as if nothing had been proposed, and x is kept where it is that token. So
-    such a proposal changes no token of the text, and under greedy decoding neither does any other.
+    A token x sampled from q is kept with probability min(1, p(x) / q(x)); the correction is sampled from the residual
+    max(0, p - q), normalised. If x was not sampled, all mass of q is on it, and one number suffices for the same rule:
+    a token is sampled from p as without a proposal, and x is kept if it is that token. So such a proposal changes no
+    token of the text, and under greedy decoding no proposal does.
     """
 
     kind: Literal["exact"] = "exact"
@@ -101,15 +101,15 @@ class Exact(AcceptanceRule):
         likely, drafted = p.gather(1, tokens).squeeze(1), q.gather(1, tokens).squeeze(1)
         accepted = accept * drafted < likely
         residual = (p - q).clamp_(min=0)
-        # Where p and q are one, nothing is left, and nothing is rejected either.
+        # If p and q are equal, nothing is left, but nothing is rejected either.
         residual = torch.where(residual.sum(1, keepdim=True) > 0, residual, p)
         return Verdicts(accepted, draw(residual, correct))
 
 
 def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """An index for each row of non-negative weights [n, vocabulary], by its number in [0, 1): inverse transform."""
+    """Sample an index per row of non-negative weights [n, vocabulary], by inverse transform of its number in [0, 1)."""
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
-    # Below the total, however it was rounded: a token without weight is never drawn.
+    # Strictly below the total, whatever the rounding, so that a token with zero weight is never sampled.
     point = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, point, right=True).squeeze(1)

@@ -1,4 +1,4 @@
-"""Monte-Carlo tree search over a table of trigrams: the draft trees of ADED."""
+"""Monte Carlo tree search over a table of trigrams: the draft trees of ADED."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from random import Random
 from rsd_integrations.speculation.ngram_table import Successors
 
 LEVELS = 3
-"""Tokens that the search looks ahead; each of its paths is then lengthened by one."""
+"""Search depth in tokens; each path is then extended by one."""
 PATHS = 24
-"""Most visited places whose paths are proposed."""
+"""Number of most visited nodes whose paths are proposed."""
 C1, C2 = 32.0, 8.0
-"""Exploration, as in the released code (github.com/liuxukun2000/Adaptix at 241dad8)."""
+"""Exploration constants, as in the released code (github.com/liuxukun2000/Adaptix at 241dad8)."""
 
 
 class Place:
-    """A token of the search tree, after those above it."""
+    """A node of the search tree: a token after those above it."""
 
     __slots__ = ("children", "pair", "parent", "total", "visits", "weight")
 
@@ -28,26 +28,26 @@ class Place:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The tokens after the root, down to this one."""
+        """The tokens from below the root down to this one."""
         return () if self.parent is None else (*self.parent.tokens, self.pair[1])
 
     def below(self) -> Iterator[Place]:
-        """The places below, level by level."""
+        """The nodes below, level by level."""
         level = self.children
         while level:
             yield from level
             level = [child for place in level for child in place.children]
 
     def grow(self, table: Successors) -> None:
-        """Add what may follow."""
+        """Add the successors as children."""
         last = self.pair[1]
         self.children = [Place((last, token), weight, self) for token, weight in table.successors(self.pair)]
 
     def best(self) -> Place:
-        """The child to go on with: one that was not visited, or by PUCT.
+        """The child to visit next: an unvisited one, or the best by PUCT.
 
-        W / n + [c₁ + ln((N + c₂ + 1) / c₂)] · P · √N / (1 + n), with N the visits of the parent, n and W visits and
-        total score of the child, P its weight.
+        W / n + [c₁ + ln((N + c₂ + 1) / c₂)] · P · √N / (1 + n), with N the visits of the parent, n and W the visits and
+        total score of the child, and P its weight.
         """
         wide = (C1 + math.log((self.visits + C2 + 1) / C2)) * math.sqrt(self.visits)
         best, most = self.children[0], -math.inf
@@ -63,31 +63,31 @@ class Place:
 def propose_tree(
     table: Successors, pair: tuple[int, int], size: int, iterations: int, random: Random
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A tree of at most `size` tokens after two given ones: tokens and parents as in `Proposal`.
+    """A tree of at most `size` tokens after two given ones; tokens and parents as in `Proposal`.
 
-    Where all that the table knows fits in, all of it is proposed; else a search chooses (ADED, arXiv 2407.12021). The
-    places visited most are proposed, each lengthened by its likeliest successor.
+    If all known successors fit, all are proposed; otherwise a search chooses (ADED, arXiv 2407.12021). The most visited
+    nodes are proposed, each extended by its likeliest successor.
 
     Args:
-        table: What follows what.
+        table: The successors of pairs.
         pair: The last two tokens.
-        size: Most tokens, at least 1.
-        iterations: Of the search.
-        random: Draws what the search rolls out.
+        size: Maximum number of tokens, at least 1.
+        iterations: Number of search iterations.
+        random: Random numbers for rollouts.
     """
     root = Place(pair, 0.0, None)
     if not _grow_all(root, table, min(size, PATHS)):
         root = Place(pair, 0.0, None)
         for _ in range(iterations):
             _visit(root, table, random)
-    places = sorted(root.below(), key=lambda place: -place.visits)[:PATHS]  # stable: the upper ones come first
+    places = sorted(root.below(), key=lambda place: -place.visits)[:PATHS]  # stable: upper nodes come first
     longer = ((place, table.successors(place.pair)) for place in places)
     paths = [place.tokens + tuple(token for token, _ in following[:1]) for place, following in longer]
     return _joined([*(place.tokens for place in places), *paths], size)
 
 
 def _grow_all(root: Place, table: Successors, most: int) -> bool:
-    """Add all that may follow the root; False where there is more of it than `most`, and some is missing."""
+    """Add all successors below the root; False if there are more than `most`, so that some are missing."""
     level = [root]
     for _ in range(LEVELS):
         for place in level:
@@ -100,7 +100,7 @@ def _grow_all(root: Place, table: Successors, most: int) -> bool:
 
 
 def _visit(root: Place, table: Successors, random: Random) -> None:
-    """One iteration: select, expand, roll out, and note the score all the way up."""
+    """One iteration: select, expand, roll out, and add the score to all nodes on the way."""
     way = [root]
     while way[-1].children:
         way.append(way[-1].best())
@@ -122,7 +122,7 @@ def _visit(root: Place, table: Successors, random: Random) -> None:
 
 
 def _joined(paths: Sequence[tuple[int, ...]], size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Paths as one tree of at most `size` tokens; those that come first have the room."""
+    """Join paths into one tree of at most `size` tokens; earlier paths take precedence."""
     known: dict[tuple[int, ...], int] = {(): -1}
     tokens, parents = list[int](), list[int]()
     for path in paths:

@@ -22,7 +22,7 @@ _OPERATIONS = frozenset(
 )
 _SCALES = frozenset("hundred thousand million billion dozen percent times plus minus mod over of".split())  # noqa: SIM905
 MAX_EXPONENT = 64
-"""Larger powers are not checked: texts do not need it, and it would take too long."""
+"""Larger powers are not checked: texts do not need them, and it would take too long."""
 
 
 def equations(text: str) -> list[tuple[str, bool]]:

@@ -182,7 +182,7 @@ class Cached(Combined):
 
 
 async def _scores(member: Verifier, path: Path, steps: Sequence[Step]) -> Scores:
-    """A member's scores, one per candidate, and its work as its own."""
+    """A member's scores, one per candidate, with its work attributed to it."""
     scores = await charged_to(member, member.score(path, steps))
     if len(scores.rewards) != len(steps):
         raise VerifierError(

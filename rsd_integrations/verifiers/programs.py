@@ -30,7 +30,7 @@ class Programs(Verifier):
     The program is the last Python block of the answer; code in a thought does not count. If the step adds none, or the
     problem has no tests, the verifier abstains. Tests are Python statements, such as `assert add(2, 3) == 5`.
 
-    The program and its tests run in two processes, each in a sandbox of its own: bubblewrap or a container, with only
+    The program and its tests run in two processes, each in its own sandbox: bubblewrap or a container, with only
     Python's standard library to read, no network, no other process and no environment, and with limits on time, memory
     and processes. A test statement runs in the process of the tests; calls to names of the program go to the other
     process and come back as data. So a program provides values but never a verdict. The documentation of reward models

@@ -145,8 +145,8 @@ def _output(command: Sequence[str], text: str = "") -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _UnusableError(f"does not work: {error}") from error
     if done.returncode:
-        told = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise _UnusableError(f"does not work: {told[-1]}")
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise _UnusableError(f"does not work: {lines[-1]}")
     return done.stdout
 
 
@@ -208,8 +208,8 @@ def _needed(python: str) -> list[str]:
     """
     found = [file for folder in _standard_library() for file in Path(folder, "lib-dynload").glob("*.so")]
     modules = [str(file) for file in found if not file.name.startswith(_FOR_PEOPLE)]
-    told = _output([_installed_as("ldd"), python, *modules])
-    libraries = re.findall(r"(?:=> |^\s+)(/\S+) \(0x", told, re.MULTILINE)
+    output = _output([_installed_as("ldd"), python, *modules])
+    libraries = re.findall(r"(?:=> |^\s+)(/\S+) \(0x", output, re.MULTILINE)
     cache_of_names = ["/etc/ld.so.cache"] if os.path.exists("/etc/ld.so.cache") else []
     return [python, *sorted(set(libraries)), *cache_of_names]
 

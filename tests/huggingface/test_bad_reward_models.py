@@ -116,7 +116,7 @@ def test_a_name_that_only_looks_like_it_is_an_outcome_model(copy: Any, tmp_path:
 
 def test_weights_that_are_not_finite_or_missing_are_errors(copy: Any) -> None:
     refused(put_on(copy("skywork"), {"v_head.summary.bias": torch.tensor([float("nan")])}), "not finite")
-    refused(drop(copy("qwen"), r"layers\.1\.mlp"), "tensors of the body are not in its weights")
+    refused(drop(copy("qwen"), r"layers\.1\.mlp"), "tensors of the body are missing in its weights")
 
 
 def test_pickles_are_read_only_where_they_are_trusted(copy: Any) -> None:

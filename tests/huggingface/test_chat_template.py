@@ -82,7 +82,7 @@ def test_an_argument_that_a_template_does_not_use_is_refused_before_weights_are_
         load("embedded,template.enable_thinking=false:draft")
     without = thinking.tokenizer(PLAIN)
     without.chat_template = None
-    with pytest.raises(ConfigurationError, match="no chat template that takes enable_thinking"):
+    with pytest.raises(ConfigurationError, match="no chat template for enable_thinking"):
         Vocabulary(without, len(without), {"enable_thinking": False})
 
 
@@ -240,7 +240,7 @@ def test_a_template_that_refuses_a_prompt_says_why() -> None:
     strict = PLAIN.replace(
         "{% for", "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% for", 1
     )
-    with pytest.raises(PromptError, match="does not take this prompt: no system"):
+    with pytest.raises(PromptError, match="does not accept this prompt: no system"):
         vocabulary(strict).prompt(as_prompt([("system", "Be brief."), ("user", QUESTION)]))
 
 

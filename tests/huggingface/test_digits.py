@@ -118,7 +118,7 @@ def test_int8_layers_keep_no_weights_in_more_bits(tmp_path: Folder) -> None:
     assert all(layer.product is None and layer.weight.is_meta for layer in layers)
     held = weights_of(model.model)
     assert held < 0.5 * 4 * model.model.num_parameters()  # embeddings and norms alone are in more bits
-    with pytest.raises(ConfigurationError, match=r"int8 runs in the engine alone.*dtype=bfloat16"):
+    with pytest.raises(ConfigurationError, match=r"int8 runs only in the engine.*dtype=bfloat16"):
         model.model(input_ids=torch.tensor([[1, 2]]))
 
 
@@ -132,5 +132,5 @@ def test_a_model_whose_runner_is_gone_is_loaded_again(tmp_path: Folder) -> None:
 
 
 def test_int8_is_refused_where_it_does_not_run() -> None:
-    with pytest.raises(ConfigurationError, match="int8 runs on a CPU and not on cuda; give device=cpu"):
+    with pytest.raises(ConfigurationError, match="int8 runs only on a CPU, not on cuda; give device=cpu"):
         dtypes.named_dtype("int8", torch.device("cuda"))

@@ -133,7 +133,9 @@ def test_a_shared_reward_head_is_in_fp32(tmp_path: Folder) -> None:
 def test_a_body_of_other_dtypes_than_asked_for_is_refused(tmp_path: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Qwen2Model, "_keep_in_fp32_modules_strict", {"norm"})
     folder = str(make_prm(tmp_path / "prm"))
-    with pytest.raises(ConfigurationError, match=r"weights of .*torch\.float32.* where torch\.bfloat16 was asked for"):
+    with pytest.raises(
+        ConfigurationError, match=r"weights in .*torch\.float32.* although torch\.bfloat16 was requested"
+    ):
         load_verifier(folder, dtype="bfloat16")
 
 
@@ -167,7 +169,7 @@ def moe(folder: Folder) -> Folder:
 def test_int8_is_refused_where_most_weights_would_stay_in_more_bits(tmp_path: Folder) -> None:
     """Before they are read; `rsd plan` promises nothing else."""
     folder = str(moe(tmp_path / "moe"))
-    told = r"int8 is for linear layers, and \d+% of the weights of its layers are in others, Qwen3MoeExperts first"
+    told = r"int8 is for linear layers, but \d+% of its layers' weights are in others, Qwen3MoeExperts first"
     with pytest.raises(ConfigurationError, match=told):
         load_generator(folder, dtype="int8")
     with pytest.raises(ConfigurationError, match=told):

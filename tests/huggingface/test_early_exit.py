@@ -275,14 +275,14 @@ def test_exits_of_another_model_are_refused_before_its_weights_are_read(
 ) -> None:
     monkeypatch.setattr("rsd_integrations.huggingface.reward_models._body", lambda *_: pytest.fail("it was loaded"))
     other = make_prm(tmp_path / "other", seed=5, sizes=SIZES)
-    with pytest.raises(ConfigurationError, match="of another reward model"):
+    with pytest.raises(ConfigurationError, match="belong to another reward model"):
         load_verifier(str(other), exits=str(file))
-    with pytest.raises(ConfigurationError, match="of another reward model"):
+    with pytest.raises(ConfigurationError, match="belong to another reward model"):
         load_verifier(str(prm), exits=str(file), format="qwen2.5-math-prm-bare")
     with pytest.raises(ConfigurationError, match="there is no such file"):
         load_verifier(str(prm), exits=str(tmp_path / "none.safetensors"))
     (tmp_path / "text.safetensors").write_text("no tensors")
-    with pytest.raises(ConfigurationError, match="no safetensors file"):
+    with pytest.raises(ConfigurationError, match="not a safetensors file"):
         load_verifier(str(prm), exits=str(tmp_path / "text.safetensors"))
     with pytest.raises(ConfigurationError, match="holds no exits"):
         load_verifier(str(prm), exits=str(prm / "model.safetensors"))
@@ -300,7 +300,7 @@ def test_every_head_has_to_be_of_the_models_width(prm: Folder, file: Folder, pla
     with safe_open(file, "pt") as opened:
         told = opened.metadata()
     save_file(tensors | {name: tensors[name][:, 1:].contiguous()}, file, metadata=told)
-    with pytest.raises(ConfigurationError, match="of another reward model"):
+    with pytest.raises(ConfigurationError, match="belong to another reward model"):
         load_verifier(str(prm), exits=str(file))
 
 
@@ -325,7 +325,7 @@ def test_plan_reads_the_file_of_exits_and_counts_what_deferring_keeps(file: Fold
     ("change", "message"),
     [
         ({"layers": (3,)}, "at least two"),
-        ({"layers": (0, 2)}, "from 1 on"),
+        ({"layers": (0, 2)}, "each at least 1"),
         ({"threshold": 1.0}, r"\(0, 1\)"),
         ({"margin": -1.0}, "at least 0"),
         ({"margin": float("nan")}, "at least 0"),
@@ -408,8 +408,8 @@ def test_no_more_agreement_is_promised_than_was_seen(distilled: tuple[Exits, Rea
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"agreement": 1.0}, r"share in \(0, 1\)"),
-        ({"threshold": 0.0}, r"threshold of exits is in \(0, 1\)"),
+        ({"agreement": 1.0}, r"agreement must be in \(0, 1\)"),
+        ({"threshold": 0.0}, r"threshold of exits must be in \(0, 1\)"),
         ({"layers": (2, 5)}, r"below the last of 5 layers"),
         ({"layers": (3,)}, "at least two"),
         ({"device": "nowhere"}, "cannot be used here"),
@@ -479,7 +479,7 @@ def test_the_command_writes_a_file_that_loads(
         (["embedded:prm", "exits.safetensors", "--data", "none.jsonl"], "none.jsonl"),
         (["embedded:prmm", "exits.safetensors"], "embedded:prmm is unknown"),
         (["embedded:prm", "exits.safetensors", "--threshold", "1.5"], r"in \(0, 1\) \(got 1.5\)"),
-        (["embedded:prm", "exits.safetensors", "--agreement", "1"], r"share in \(0, 1\)"),
+        (["embedded:prm", "exits.safetensors", "--agreement", "1"], r"agreement must be in \(0, 1\)"),
         (["embedded:prm", "exits.safetensors", "--layers", "3,2"], "ascending"),
         (
             ["embedded:prm", "exits.safetensors", "--n", "40"],

@@ -65,7 +65,7 @@ def test_without_need_nothing_is_evicted(checkpoint: Folder, reference: Any) -> 
 
 
 def test_a_cache_that_holds_no_sequence_is_refused(checkpoint: Folder) -> None:
-    with pytest.raises(ConfigurationError, match=r"does not hold one sequence of 256 tokens.*raise cache_bytes"):
+    with pytest.raises(ConfigurationError, match=r"cannot hold one sequence of 256 tokens.*raise cache_bytes"):
         load_generator(str(checkpoint), cache_bytes=1000)
 
 

@@ -37,7 +37,7 @@ def test_the_head_keeps_its_scores_and_the_body_its_weights(case: str, outputs: 
 
 def test_other_models_and_folders_in_use_are_refused(tmp_path: Folder) -> None:
     for case, options in (("actprm", {}), ("math-shepherd", {"format": "math-shepherd"})):
-        with pytest.raises(ConfigurationError, match="cannot be put in a layout that vLLM serves"):
+        with pytest.raises(ConfigurationError, match="cannot be exported to a layout that vLLM serves"):
             export(str(make(case, tmp_path / case)), tmp_path / "out", **options)
     with pytest.raises(ConfigurationError, match="already contains a checkpoint"):
         export(str(tmp_path / "actprm"), tmp_path / "actprm")

@@ -78,5 +78,5 @@ def test_a_model_that_runs_more_slowly_than_it_could_says_so(
     monkeypatch.setattr(FusedDecoder, "__call__", lambda *args: (None, 1 - plain(*args)[1]))
     load_generator(str(checkpoint))
     assert messages(caplog, logging.WARNING) == [
-        "Qwen2ForCausalLM runs by its own modules, more slowly: fused, it gives other results"
+        "Qwen2ForCausalLM runs its own modules, more slowly: fused, its results differ"
     ]

@@ -42,5 +42,5 @@ def test_logits_that_a_model_scales_are_scaled(tmp_path: Folder) -> None:
 
 def test_logits_that_a_model_bends_are_refused(tmp_path: Folder) -> None:
     folder = save(Gemma2ForCausalLM(Gemma2Config(**_options(llama(), head_dim=32))), llama(), tmp_path / "gemma")
-    with pytest.raises(ConfigurationError, match=r"'gemma2' bend the logits .* judge,mode=yes_no"):
+    with pytest.raises(ConfigurationError, match=r"'gemma2' cap their logits.* judge,mode=yes_no"):
         load_verifier(str(folder), format="granite-prm")

@@ -123,7 +123,7 @@ def test_ties_keeps_large_changes_that_agree(tmp_path: Folder) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"weight": 1.5}, "weight is in"), ({"method": "ties"}, "name it: --base"), ({"density": 0.0}, "density in")],
+    [({"weight": 1.5}, "weight must be in"), ({"method": "ties"}, "name it: --base"), ({"density": 0.0}, "density in")],
 )
 def test_bad_merges_are_refused_before_anything_is_read(tmp_path: Folder, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):

@@ -132,5 +132,5 @@ def test_a_device_has_one_engine_whoever_asks_first(monkeypatch: pytest.MonkeyPa
 def test_an_engine_that_was_closed_says_so() -> None:
     engine: Any = Engine(1)
     engine.close()
-    with pytest.raises(RuntimeError, match="about to end"):
+    with pytest.raises(RuntimeError, match="shutting down"):
         asyncio.run(engine.run(object(), object()))

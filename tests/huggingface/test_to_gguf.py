@@ -229,12 +229,8 @@ def retokenized(**changes: Any) -> Callable[[Folder], object]:
 
 SLIDING = {"layer_types": ["sliding_attention"] * 7}
 REFUSED: dict[str, tuple[str, Callable[[Folder], object], str]] = {
-    "type of model": (
-        "llama",
-        changed(model_type="phi3"),
-        "no GGUF file is written of the model_type 'phi3', only of q",
-    ),
-    "activation": ("llama", changed(hidden_act="gelu"), "with hidden_act 'silu', and this checkpoint has 'gelu'"),
+    "type of model": ("llama", changed(model_type="phi3"), "the model_type 'phi3' cannot be converted to GGUF, only q"),
+    "activation": ("llama", changed(hidden_act="gelu"), "with hidden_act 'silu', but this checkpoint has 'gelu'"),
     "layers": ("gemma3", changed(**SLIDING), "with sliding window layers"),
     "queries": ("gemma3", changed(query_pre_attn_scalar=64), "with query_pre_attn_scalar 32"),
     "cap": ("gemma3", changed(final_logit_softcapping=30.0), "with final_logit_softcapping None"),
@@ -243,7 +239,7 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], object], str]] = {
     "rotation": (
         "qwen2",
         changed(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
-        "known are the types default",
+        "supported are the types default",
     ),
     "yarn": (
         "qwen2, yarn",
@@ -258,7 +254,7 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], object], str]] = {
         ),
         "attention_factor",
     ),
-    "missing": ("llama", rewritten(lambda t: t.pop("model.norm.weight")), "1 tensors are missing or of another shape"),
+    "missing": ("llama", rewritten(lambda t: t.pop("model.norm.weight")), "1 tensors are missing or have another"),
     "shape": (
         "llama",
         rewritten(lambda t: t.update({"model.norm.weight": torch.ones(3)})),
@@ -286,7 +282,7 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], object], str]] = {
     "splits": (
         "llama",
         retokenized(pre_tokenizer={"type": "Whitespace"}),
-        r"splits texts as none of llama.cpp's .*\(qwen2, llama-bpe, smollm, gpt-2\): \[{'type': 'Whitespace'}\]",
+        r"splits texts like none of llama.cpp's .*\(qwen2, llama-bpe, smollm, gpt-2\): \[{'type': 'Whitespace'}\]",
     ),
     "whole pieces": ("llama", retokenized(model={"ignore_merges": True}), "splits texts as none"),
     "lower case": (
@@ -297,7 +293,7 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], object], str]] = {
     "end": (
         "llama",
         lambda folder: (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0, 1, 9]})),
-        r"llama.cpp would go on after \[",
+        r"llama.cpp would continue after \[",
     ),
 }
 
@@ -337,7 +333,7 @@ def test_other_tokenizers_are_named(tmp_path: Folder) -> None:
     raw |= {"added_tokens": [], "pre_tokenizer": None, "post_processor": None, "normalizer": None, "decoder": None}
     (folder / "tokenizer.json").write_text(json.dumps(raw))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-    with pytest.raises(ConfigurationError, match="of the kind Unigram, and GGUF files are written of BPE only"):
+    with pytest.raises(ConfigurationError, match="of the kind Unigram, and only BPE can be converted to GGUF"):
         export(str(folder), tmp_path / "model.gguf")
 
 

@@ -109,7 +109,7 @@ def test_what_a_model_cannot_honour_is_refused_with_what_it_can(thinker: Thinker
         ({"chat_template_kwargs": {"add_generation_prompt": False}}, "known are enable_thinking"),
         ({"chat_template_kwargs": {"enable_thinking": "false"}}, "enable_thinking takes true or false"),
         ({"reasoning_effort": "low"}, "reasoning_effort: unknown template argument 'reasoning_effort'.*known are ena"),
-        ({"tool_choice": "required"}, "cannot honour tool_choice='required': it writes text"),
+        ({"tool_choice": "required"}, "cannot honour tool_choice='required': it generates text"),
         ({"parallel_tool_calls": False}, "cannot honour parallel_tool_calls=False"),
     ]  # fmt: skip
     for fields, told in cases:
@@ -157,5 +157,5 @@ def test_the_effort_is_an_argument_of_templates_that_read_it() -> None:
     assert low.pieces is words.pieces
     assert low.ids(Path(prompt))[0] == words.encode("low short: Why?")
     tokenizer.chat_template = None
-    with pytest.raises(ConfigurationError, match="reasoning_effort: there is no chat template that takes reasoning_ef"):
+    with pytest.raises(ConfigurationError, match="reasoning_effort: there is no chat template for reasoning_effort"):
         Vocabulary(tokenizer, 1).with_fields({"reasoning_effort": "low"})

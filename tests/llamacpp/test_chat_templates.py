@@ -126,5 +126,5 @@ def test_what_a_template_refuses_is_reported_by_its_own_words() -> None:
     refusing = from_gguf("{% if messages | length > 1 %}{{ raise_exception('one message') }}{% endif %}x")
     vocabulary = Vocabulary(refusing, 0)
     assert vocabulary.prompt_text(as_prompt("Hi")) == "x"
-    with pytest.raises(PromptError, match="does not take this prompt: one message"):
+    with pytest.raises(PromptError, match="does not accept this prompt: one message"):
         vocabulary.prompt_text(as_prompt([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]))

@@ -81,7 +81,7 @@ def test_a_call_that_was_never_recorded_ends_the_replay(method: str, tmp_path: F
     with pytest.raises(
         MissingCallError,
         match=r"run\.jsonl\.gz does not hold this call: generate of the target scripted:target, .*"
-        r"of the answer to '.*'\. It was made by draft, rsd@constant:1\.",
+        r"of the answer to '.*'\. The record was made with draft, rsd@constant:1\.",
     ):
         evaluate(SCRIPTED, "embedded", ["draft", method], 2, 1, replay=Replay(file))
     with pytest.raises(ConfigurationError, match=r"holds no calls of 'embedded:draft'; its models are scripted:"):
@@ -159,7 +159,7 @@ def test_other_files_are_refused_and_left_as_they_are(data: bytes, told: str, tm
         with pytest.raises(ConfigurationError, match=told):
             use()
     assert file.read_bytes() == data
-    with pytest.raises(ConfigurationError, match=r"unknown recorded run 'no-such'; .*nor is there such a file"):
+    with pytest.raises(ConfigurationError, match=r"unknown recorded run 'no-such'; .*and there is no such file"):
         Replay("no-such")
 
 

@@ -173,6 +173,6 @@ def test_what_both_would_have_to_read_is_estimated_where_no_run_read_as_much(tmp
 def test_a_drafter_that_is_not_recorded_is_refused(tmp_path: File) -> None:
     with (
         Recorder(tmp_path / "run.jsonl.gz", {}) as recorder,
-        pytest.raises(ConfigurationError, match="record those of the drafter as well"),
+        pytest.raises(ConfigurationError, match="also record those of the drafter"),
     ):
         SpeculativeDecoding(drafter=ScriptedDrafter(["x"]), target=recorder.wrap(Speculates(), "my:t"))

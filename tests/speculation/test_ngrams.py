@@ -170,8 +170,8 @@ def test_a_table_comes_from_its_file(spec: str, tmp_path: Path) -> None:
         ("ngram:iterations=0", "greater than or equal to 1"),
         ("ngram:tree=maybe", "tree"),
         ("ngrams", "did you mean 'ngram'"),
-        ("ngram:{text}", "no safetensors file"),
-        ("ngram:{other}", "no table of n-grams"),
+        ("ngram:{text}", "not a safetensors file"),
+        ("ngram:{other}", "no n-gram table"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said(text: str, said: str, tmp_path: Path) -> None:
@@ -188,8 +188,8 @@ def test_what_is_wrong_with_a_table_is_said(text: str, said: str, tmp_path: Path
         ("pairs", lambda pairs: pairs.flip(0), "pairs are not ascending"),
         ("pairs", lambda pairs: pairs - pairs[0] - 1, "pairs are not ascending"),
         ("pairs", lambda pairs: pairs + 2**62, "pairs are not ascending"),
-        ("pairs", lambda pairs: pairs.float(), "pairs is torch.float32 .* and has to be torch.int64"),
-        ("pairs", lambda pairs: pairs[:-1], r"pairs is torch.int64 .* and has to be torch.int64 \["),
+        ("pairs", lambda pairs: pairs.float(), "pairs is torch.float32 .* but must be torch.int64"),
+        ("pairs", lambda pairs: pairs[:-1], r"pairs is torch.int64 .* but must be torch.int64 \["),
         ("starts", lambda starts: starts + 1, "starts do not ascend from 0"),
         ("starts", lambda starts: starts.roll(1), "starts do not ascend from 0"),
         ("starts", lambda starts: starts[0], "0-d tensor"),
@@ -208,7 +208,7 @@ def test_a_table_that_would_fail_later_is_refused_when_it_is_read(
     tensors = {part: getattr(table, part) for part in ("pairs", "starts", "tokens", "weights")}
     tensors[name] = change(tensors.get(name, table.pairs)).contiguous()
     save_file(tensors, file, metadata={"format": ngram_table.FORM, "vocabulary": "words"})
-    with pytest.raises(ConfigurationError, match=rf"(?s)table.safetensors' is broken \(.*{said}.*make it again by rsd"):
+    with pytest.raises(ConfigurationError, match=rf"(?s)table.safetensors' is broken \(.*{said}.*again with rsd"):
         NgramTable.read(file)
 
 

@@ -83,7 +83,7 @@ def test_objects_are_refused_by_their_role(draft: HuggingFaceGenerator) -> None:
 def test_a_rule_that_compares_what_is_drawn_needs_a_drafter_that_draws(
     draft: HuggingFaceGenerator, target: HuggingFaceGenerator
 ) -> None:
-    with pytest.raises(ConfigurationError, match=r"compares distributions, and Lookup.* has none"):
+    with pytest.raises(ConfigurationError, match=r"compares distributions, but Lookup.* has none"):
         parsed(Speculation("lookup", "easd"))
     with pytest.raises(ConfigurationError, match=r"give settings with a temperature above 0 \(got 0\)"):
         SpeculativeDecoding(drafter=draft, target=target, rule="easd")
@@ -101,5 +101,5 @@ def test_beams_end_where_the_drafter_reads_no_further(tmp_path: File, caplog: py
     settings = Settings(temperature=0.7, max_step_tokens=16, limits={"max_steps": 12})
     result = SpeculativeBeams(drafter=drafter, target=target, settings=settings).run("1 2 3")
     assert "writes a step without beams" in caplog.text
-    assert "reads no more than 64" in caplog.text
+    assert "reads at most 64" in caplog.text
     assert result.ledger.target.generated > 64

@@ -63,9 +63,9 @@ def test_settings_refuse_what_proposes_nothing(name: str) -> None:
     config = {"drafter": "hf:/no/such/model", "target": "hf:/no/such/model", "settings": {name: "lookups"}}
     with pytest.raises(ConfigurationError, match=rf"{name}: unknown proposer 'lookups', did you mean 'lookup'\?"):
         RSDConfig.parse(config)
-    with pytest.raises(ConfigurationError, match=rf"{name}: 'lookup:n=99' is no valid proposer: n: .* equal to 16"):
+    with pytest.raises(ConfigurationError, match=rf"{name}: 'lookup:n=99' is not a valid proposer: n: .* equal to 16"):
         Settings().updated(**{name: "lookup:n=99"})
-    with pytest.raises(ConfigurationError, match=f"{name}: .* there is no table of n-grams '/no/such'; `rsd ngrams`"):
+    with pytest.raises(ConfigurationError, match=f"{name}: .* there is no n-gram table '/no/such'; `rsd ngrams`"):
         Settings().updated(**{name: "ngram:/no/such"})
     assert getattr(Settings().updated(**{name: "lookup:n=2"}), name) == "lookup:n=2"
 
@@ -82,13 +82,13 @@ def test_files_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
     Corrections("another", {(1, 2): 9}).save(memory)
     drafter, target = load("embedded:draft"), load("embedded:target")
     for proposer, rule in ((f"ngram:{table}", "exact"), ("drafter", f"csd:{memory}")):
-        with pytest.raises(ConfigurationError, match="made with another vocabulary than that of"):
+        with pytest.raises(ConfigurationError, match="made with a vocabulary other than that of"):
             SpeculativeDecoding(drafter=drafter, target=target, proposer=proposer, rule=rule)
 
 
 def test_drafts_are_long_enough_for_their_rule() -> None:
     models: dict[str, Any] = {"drafter": load("embedded:draft"), "target": load("embedded:target")}
-    with pytest.raises(ConfigurationError, match=r"draft_length=6 is too short for FLy.* looks at 7 tokens in a row"):
+    with pytest.raises(ConfigurationError, match=r"draft_length=6 is too short for FLy.* needs 7 tokens in a row"):
         SpeculativeDecoding(**models, rule="fly", draft_length=6)
     lengths = {"exact": 5, "fly": 7, "fly:window=3": 5, "fly:12": 13}
     for rule, length in lengths.items():

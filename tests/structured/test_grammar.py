@@ -181,7 +181,7 @@ def test_invalid_forms_are_refused(model: Generator) -> None:
     for form in ({"type": "json"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"schema": []}}, {}):
         with pytest.raises(ConfigurationError, match="response_format takes"):
             model.with_fields({"response_format": form})
-    with pytest.raises(ConfigurationError, match="written in one piece: take granularity='turn'"):
+    with pytest.raises(ConfigurationError, match="generated in one piece: use granularity='turn'"):
         asyncio.run(by_schema(model, PERSON).generate(Path(QUESTION), StepRequest((0,))))
 
 

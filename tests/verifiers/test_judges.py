@@ -339,7 +339,7 @@ def test_words_that_cannot_be_distinguished_are_refused(generator: HuggingFaceGe
 
 def test_a_template_that_drops_the_answer_is_refused(generator: HuggingFaceGenerator, monkeypatch: Any) -> None:
     monkeypatch.setattr(generator.vocabulary.tokenizer, "chat_template", "{{ messages[-1].content }}")
-    with pytest.raises(ConfigurationError, match="drops earlier turns"):
+    with pytest.raises(ConfigurationError, match="drops earlier assistant turns"):
         asyncio.run(generator.next_word(START, ["1"], [Message("user", "?")]))
 
 

@@ -1,4 +1,4 @@
-"""The program's process: runs it, and answers requests from its tests. Nothing that it says is a verdict.
+"""The program's process: runs it, and answers requests from its tests. None of its answers is a verdict.
 
 Each incoming line requests one operation on values, and one line answers it. A program may tamper with all of this, as
 it runs in the same process, but gains nothing: its tests are elsewhere, and see only values.
@@ -59,7 +59,7 @@ class _Session:
         self._module = ModuleType("program")
         self._objects: list[Any] = []
         self._numbers: dict[int, int] = {}
-        self._told: set[int] = set()
+        self._described: set[int] = set()
         self._classes: dict[int, list[Any]] = {}
         self._printed = io.StringIO()
         self._ops: dict[str, Callable[..., Any]] = {
@@ -141,7 +141,7 @@ class _Session:
             except StopIteration:
                 return
 
-    # -- what is no plain data ---------------------------------------------------------------------------------------
+    # -- other than plain data ---------------------------------------------------------------------------------------
 
     def _encode(self, value: Any) -> list[Any]:
         if isinstance(value, _Named):  # parts of the standard library named by a test are resolved there
@@ -168,8 +168,8 @@ class _Session:
         if not self._own(kind):
             return ["known", kind.__module__, kind.__qualname__, self._number(kind)]
         number = self._number(kind)
-        if number not in self._told:
-            self._told.add(number)
+        if number not in self._described:
+            self._described.add(number)
             self._classes[number] = [kind.__name__, [self._class(base) for base in kind.__bases__]]
         return ["class", number]
 

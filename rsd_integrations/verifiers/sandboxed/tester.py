@@ -60,7 +60,7 @@ class _Run:
         self._lines, self._out = lines, out
         self._spoiled = self._ended = False
         self._remotes: dict[int, Any] = {}
-        self._told: dict[int, list[Any]] = {}
+        self._descriptions: dict[int, list[Any]] = {}
         self._given: list[Any] = []
 
     def test(self, code: str, test: str) -> str | None:
@@ -110,7 +110,7 @@ class _Run:
         reply: dict[str, Any] = {}
         with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError):
             reply = json.loads(line)
-            self._told |= dict(reply.get("classes", ()))
+            self._descriptions |= dict(reply.get("classes", ()))
             sys.stdout.write(str(reply.get("printed", "")))  # where the test can read it
         if not isinstance(reply, dict) or not {"value", "raised", "callback"} & reply.keys():
             raise self._gone("the program ended")
@@ -145,7 +145,7 @@ class _Run:
             **{name: value for name, value in found if name in _names(test)},
         }
 
-    # -- what is no plain data ---------------------------------------------------------------------------------------
+    # -- other than plain data ---------------------------------------------------------------------------------------
 
     def _encode(self, value: Any) -> list[Any]:
         number = number_of(value)
@@ -214,7 +214,7 @@ class _Run:
         return known if isinstance(known, type) and (issubclass(known, BaseException) or is_data(known)) else Remote
 
     def _derived(self, number: int) -> Any:
-        name, parents = self._told[number]
+        name, parents = self._descriptions[number]
         bases = [self._class(parent) for parent in parents]
         error = next(
             (base for base in bases if not isinstance(base, RemoteClass) and issubclass(base, BaseException)), None

@@ -25,7 +25,7 @@ MUTABLE: dict[str, Any] = {
 }
 _MUTABLE_NAMES = {kind: name for name, kind in MUTABLE.items()}
 _MORE = {"deque": "maxlen", "defaultdict": "default_factory"}
-"""The empty container of each kind."""
+"""An attribute sent in addition to the entries."""
 
 FROZEN: dict[str, tuple[Callable[[Any], tuple[object, ...]], Callable[..., object]]] = {
     "int": (lambda value: (hex(value),), lambda text: int(text, 16)),  # long JSON numbers are slow to parse
