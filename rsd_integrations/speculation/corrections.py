@@ -93,9 +93,9 @@ class Calibrated(Relaxation):
     semantic gate), that is, p(x) ≥ ratio · p(t) at temperature 1. On MATH500 the paper lost 7.6 points of accuracy with
     the memory alone and 1.8 with the gate alone, so neither is offered alone. The default limits are the paper's.
 
-    The memory is a file written by `rsd corrections`, and is fixed by default; the paper's keeps learning during decoding
-    (`learn`). The paper decodes greedily; when sampling, the same condition applies to exact rejections. With infinite
-    `times` the rule is the exact one.
+    The memory is a file written by `rsd corrections`, and is fixed by default; the paper's keeps learning during
+    decoding (`learn`). The paper decodes greedily; when sampling, the same condition applies to exact rejections. With
+    infinite `times` the rule is the exact one.
     """
 
     kind: Literal["csd"] = "csd"
@@ -107,8 +107,8 @@ class Calibrated(Relaxation):
     """τ: minimum probability of the proposed token, as a share of the likeliest token's."""
     learn: bool = False
     """Whether each exact rejection of a drafted chain is counted from then on, as in the paper. All requests share what
-    the rule object learns, so answers depend on earlier ones: `rsd eval` takes the problems one by one and in order; with
-    a decoder, use `concurrency=1`. Not for trees. A memory of 100,000 pairs accepts no new ones."""
+    the rule object learns, so answers depend on earlier ones: `rsd eval` takes the problems one by one and in order;
+    with a decoder, use `concurrency=1`. Not for trees. A memory of 100,000 pairs accepts no new ones."""
     _known: _Known = PrivateAttr()
 
     def model_post_init(self, _context: Any) -> None:
