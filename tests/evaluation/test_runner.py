@@ -79,12 +79,6 @@ def test_a_bad_method_is_told_before_anything_is_loaded(method: str, words: list
     assert all(word in str(caught.value) for word in words)
 
 
-def test_a_missing_package_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    with pytest.raises(MissingDependency, match=r"pip install \"rsd-decoding\[eval\]\""):
-        evaluate(RSDConfig(drafter="hf:no/such"), "embedded", ["draft"], 1, 1)
-
-
 def test_a_journal_goes_on_where_it_was_and_takes_more_methods(tmp_path: Path) -> None:
     file = tmp_path / "journal.jsonl"
     whole = evaluate(SCRIPTED, Seats(), METHODS, 9, 1)
