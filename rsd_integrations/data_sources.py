@@ -82,7 +82,9 @@ def _rows(file: Path) -> list[Row]:
     for line in read_records(file):
         if line.error is not None or not isinstance(line.value, dict):
             wrong = line.error or f"it is {type(line.value).__name__} and no object with columns"
-            raise ConfigurationError(f"the dataset '{file}' cannot be read: row {line.number}: {wrong}")
+            raise ConfigurationError(
+                f"the dataset '{file}' cannot be read: row {line.number}: {wrong}; correct that row, or delete it"
+            )
         rows.append(line.value)
     return rows
 

@@ -126,8 +126,8 @@ def _column(source: Path | str, lines: Sequence[Line]) -> str:
     found = guessed(columns, ("prompt", *QUESTIONS))
     if found is None:
         raise ConfigurationError(
-            f"{source}: none of its columns looks like prompts ({', '.join(columns)}); name the one that is: "
-            "--prompt COLUMN (in Python, prompt=)"
+            f"{source}: none of its columns looks like prompts ({', '.join(map(repr, columns))}); name the one that "
+            "is: --prompt COLUMN (in Python, prompt=)"
         )
     notices.warning("%s: prompts are read from the column %r; --prompt names another one", source, found)
     return found

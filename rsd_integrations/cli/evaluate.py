@@ -44,8 +44,8 @@ from rsd_integrations.output_files import write_output
 from rsd_integrations.recorded import RECORDED_RUNS, Replay
 
 TASK = typer.Option(
-    help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, CSV or Parquet file; or "
-    "`dataset:ORG/NAME,split=test,question=problem,answer=answer`."
+    help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, CSV or Parquet file, or of a "
+    "folder; or `dataset:ORG/NAME,split=test,question=problem,answer=answer`."
 )
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")]
 PlotFile = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw them there (PNG, SVG, PDF).")]

@@ -222,7 +222,7 @@ def test_prompts_of_other_files_and_columns(tmp_path: Path, caplog: pytest.LogCa
     assert len({problem.id for problem in read_problems(file)}) == 2  # an empty cell is no name
     file.write_text("id,note\n1,x\n")
     with pytest.raises(
-        ConfigurationError, match=r"none of its columns looks like prompts \(id, note\).*--prompt COLUMN"
+        ConfigurationError, match=r"none of its columns looks like prompts \('id', 'note'\).*--prompt COLUMN"
     ):
         read_problems(file)
 

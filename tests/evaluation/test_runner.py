@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rsd_core import ConfigurationError, MissingDependency, RSDConfig, RunError, Settings
+from rsd_core import ConfigurationError, RSDConfig, RunError, Settings
 from rsd_core.methods import METHODS as KNOWN
 from rsd_core.testing import ScriptedDrafter
 from rsd_integrations.evaluation import Item, Report, Task, evaluate, parse_method
@@ -61,6 +61,11 @@ def test_every_kind_of_method_can_be_named() -> None:
     assert parse_method("best_of_n:4,aggregate=min").model_dump()["aggregate"] == "min"
     made: Any = parse_method("rsd:candidates=4,temperature=0.7@first_steps:1/binary_step:0.5")
     assert (made.candidates, made.temperature, made.policy.n, made.policy.then.delta) == (4, 0.7, 1, 0.5)
+
+
+def test_an_evaluation_without_methods_says_which_there_are() -> None:
+    with pytest.raises(ConfigurationError, match=r"no method .* such as rsd, target or draft"):
+        evaluate(RSDConfig(drafter="hf:no/such"), "embedded", [], 1, 1)
 
 
 @pytest.mark.parametrize(
