@@ -79,9 +79,11 @@ class Evaluation:
             try:
                 rows.append(typed(line.value, COLUMNS))
             except (KeyError, ValueError, TypeError, AttributeError) as error:
+                lacks = isinstance(error, KeyError)
+                wrong = f"it has no column {error}" if lacks else f"{type(error).__name__}: {error}"
                 raise ConfigurationError(
-                    f"{file}, row {line.number}: {line.error or f'{type(error).__name__}: {error}'}; it holds no rows "
-                    "of an evaluation. `rsd eval --rows FILE` writes them"
+                    f"{file}, row {line.number}: {line.error or wrong}; it holds no rows of an evaluation. `rsd eval "
+                    "--rows FILE` writes them"
                 ) from error
         return cls(rows, str(file))
 

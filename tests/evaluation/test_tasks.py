@@ -144,6 +144,16 @@ def test_datasets_reads_no_strings_as_json_either(tmp_path: Path) -> None:
     assert [item.reference for item in items] == ["007", "7", "1.0", "true", None, "Paris", "7", "true"]
 
 
+def test_splits_that_were_saved_together_are_read_one_by_one(tmp_path: Path) -> None:
+    splits = {name: datasets.Dataset.from_list([{"question": name, "answer": "1"}]) for name in ("train", "test")}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path))
+    for text, split in ((str(tmp_path), "test"), (f"dataset:{tmp_path},split=train", "train")):
+        (item,) = find_task(text).draw(None, 0)
+        assert item.question == split
+    with pytest.raises(ConfigurationError, match="has no split 'dev', but test, train: split=…"):
+        find_task(f"dataset:{tmp_path},split=dev").draw(None, 0)
+
+
 def test_conversations_are_asked_as_they_are(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Yes?"}]
     talk += [{"role": "user", "content": "1+1?"}]
