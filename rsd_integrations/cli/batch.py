@@ -128,7 +128,7 @@ def batch(
 
     began = time.monotonic()
     run = _on_ray(address, actors, concurrency) if ray else partial(run_journaled, concurrency=concurrency)
-    with resumable(resume), batch_progress(Terminal(stderr=True)) as show:
+    with resumable(resume), batch_progress(Terminal(stderr=True), concurrency) as show:
         counts = run(rsd_config, problems, out, retry_failed=retry_failed, progress=note)
     say(f"{counts.found} found, {counts.done} done ({counts.degraded} of them degraded), {counts.failed} failed: {out}")
     if counts.done:

@@ -167,7 +167,7 @@ def eval_(
         check_written_format(rows, "--rows")
     reports: list[Report] = []
     for i, run in enumerate(runs):
-        with _watched(len(run.methods), journals[i] if journals else None) as note:
+        with _watched(len(run.methods), concurrency, journals[i] if journals else None) as note:
             report = evaluate(
                 settings(run.seed),
                 run.task,
@@ -239,7 +239,7 @@ def _replay(file: str, **others: object) -> Replay:
 
 
 @contextlib.contextmanager
-def _watched(methods: int, journal: Path | None) -> Iterator[Callable[[Report], None]]:
+def _watched(methods: int, at_once: int, journal: Path | None) -> Iterator[Callable[[Report], None]]:
     """What to call with each report: it shows how far the evaluation is, and Ctrl-C says how to go on from there."""
     done = 0
 
@@ -253,7 +253,7 @@ def _watched(methods: int, journal: Path | None) -> Iterator[Callable[[Report], 
             return f"{done} answers are lost; with --journal FILE, the same command would go on from them"
         return f"{done} answers are in {journal}; the same command goes on from there"
 
-    with resumable(resume), eval_progress(Terminal(stderr=True), methods) as show:
+    with resumable(resume), eval_progress(Terminal(stderr=True), methods, at_once) as show:
         yield note
 
 

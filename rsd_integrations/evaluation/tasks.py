@@ -156,8 +156,8 @@ class DatasetTask(Task):
         drawn = rows if n is None else random.Random(seed).sample(rows, n)
         question, answer = self._columns(dict.fromkeys(name for row in rows for name in row))
         items = [self._item(row, question, answer) for row in drawn]
-        if any(item.grader in ("math", "number") for item in items):
-            require_math_verify()
+        for grader in {item.grader for item in items} & {"math", "number"}:
+            require_math_verify(grader)
         return items
 
     def _columns(self, columns: Collection[str]) -> tuple[str, str | None]:
