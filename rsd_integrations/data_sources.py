@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -73,8 +73,9 @@ def read_table(path: str, config: str | None, split: str) -> list[Row]:
     here = Path(path)
     if here.suffix.lower() in FILES and not here.is_dir():
         return _rows(here)
-    files = _files(here, split) if here.is_dir() and config is None else []
-    return [row for file in files for row in _rows(file)] or _of_library(path, config, split)
+    saved = _saved(here, split)
+    files = _files(here, split) if here.is_dir() and config is None and saved is None else []
+    return [row for file in files for row in _rows(file)] or _of_library(path, config, split, saved)
 
 
 def _rows(file: Path) -> list[Row]:
@@ -82,34 +83,46 @@ def _rows(file: Path) -> list[Row]:
     for line in read_records(file):
         if line.error is not None or not isinstance(line.value, dict):
             wrong = line.error or f"it is {type(line.value).__name__} and no object with columns"
-            raise ConfigurationError(f"the dataset '{file}' cannot be read: row {line.number}: {wrong}")
+            raise ConfigurationError(
+                f"the dataset '{file}' cannot be read: row {line.number}: {wrong}; correct that row, or delete it"
+            )
         rows.append(line.value)
     return rows
 
 
+def _saved(folder: Path, split: str) -> Path | None:
+    """Where `save_to_disk` wrote the rows, of several splits those of one; None where another tool made the folder."""
+    splits = folder / "dataset_dict.json"
+    if splits.exists():
+        if split not in (names := json.loads(splits.read_text())["splits"]):
+            raise _no_split(folder, split, names)
+        return folder / split
+    return folder if (folder / "dataset_info.json").exists() else None
+
+
+def _no_split(folder: Path, split: str, names: Iterable[str]) -> ConfigurationError:
+    return ConfigurationError(f"the folder '{folder}' has no split {split!r}, but {', '.join(sorted(names))}: split=…")
+
+
 def _files(folder: Path, split: str) -> list[Path]:
     """The files of a split; none where the folder is of another form."""
-    if (folder / "dataset_info.json").exists():  # written by `save_to_disk`
-        return []
     inner = (file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() in FILES)
     files = sorted(file for file in inner if not any(part.startswith(".") for part in file.parts))
     words = {file: set(re.split(r"[^a-z0-9]+", str(file.with_suffix("")).lower())) for file in files}
     found = {word for named in words.values() for word in named & _SPLITS}
     if found and not any(split in named for named in words.values()):
-        raise ConfigurationError(
-            f"the folder '{folder}' has no split {split!r}, but {', '.join(sorted(found))}: split=…"
-        )
+        raise _no_split(folder, split, found)
     return [folder / file for file in files if not found or split in words[file]]
 
 
-def _of_library(path: str, config: str | None, split: str) -> list[Row]:
+def _of_library(path: str, config: str | None, split: str, saved: Path | None) -> list[Row]:
     try:
         import datasets
     except ModuleNotFoundError as error:
         raise MissingDependency("datasets", "eval", f"the task {path!r}") from error
     try:
-        if (Path(path) / "dataset_info.json").exists():
-            loaded = datasets.load_from_disk(path)
+        if saved is not None:
+            loaded = datasets.load_from_disk(str(saved))
         else:
             loaded = datasets.load_dataset(path, config, split=split)
         # Columns of JSON that mix types: `datasets` would read the strings in them as JSON, "007" as 7.

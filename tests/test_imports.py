@@ -246,6 +246,15 @@ except MissingDependency as error: print(error)
     assert 'pip install "rsd-decoding[agents]"' in python(environment(tmp_path, "langchain"), code)
 
 
+def test_the_extra_huggingface_brings_all_that_the_tutorial_needs(tmp_path: Path) -> None:
+    made, policy = environment(tmp_path / "venv", "huggingface"), tmp_path / "policy.json"
+    for words in (["eval", "--n", "1"], ["calibrate", "--n", "2", "--accuracy", "0.1", "--out", str(policy)]):
+        program = [str(made), "-I", "-m", "rsd_integrations.cli", *words]
+        done = subprocess.run(program, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert policy.exists()
+
+
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with the extra llamacpp alone, and the package of a small model."""

@@ -50,7 +50,8 @@ def _read(file: str | Path) -> Any:
     try:
         return json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"the policy file {str(file)!r} cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(f"the policy file {str(file)!r} cannot be read: {why}") from error
 
 
 def _from_text(text: str) -> dict[str, Any]:

@@ -83,14 +83,18 @@ def as_problems(prompts: Sequence[PromptLike], ids: Sequence[str | None] = ()) -
         PromptError: A prompt is empty.
         ConfigurationError: Two prompts have the same name.
     """
-    parsed = [as_prompt(prompt) for prompt in prompts]
+    return _told_apart(_numbered([as_prompt(prompt) for prompt in prompts], ids))
+
+
+def _numbered(prompts: Sequence[Prompt], ids: Sequence[str | None]) -> list[Problem]:
+    """The problems, each with how many times the same prompt came before."""
     numbers: defaultdict[Prompt, Iterator[int]] = defaultdict(itertools.count)
     problems = []
-    for prompt, name in itertools.zip_longest(parsed, ids):
+    for prompt, name in itertools.zip_longest(prompts, ids):
         repeat = next(numbers[prompt])
         own = _digest(prompt) + (f"#{repeat}" if repeat else "")
         problems.append(Problem(own if name is None else name, prompt, repeat))
-    return _told_apart(problems)
+    return problems
 
 
 def read_problems(source: Path | str, *, prompt: str | None = None, strict: bool = False) -> list[Problem]:
@@ -107,37 +111,41 @@ def read_problems(source: Path | str, *, prompt: str | None = None, strict: bool
             or a row is not a prompt and `strict` is set.
     """
     lines = DatasetSource.parse(str(source)).lines()
-    column = _column(source, lines) if prompt is None else prompt
+    column = _column(source, lines, prompt)
     items = [_prompt_of(line, column) for line in lines]
     refused = [problem for problem in items if isinstance(problem, Problem)]
     if strict and refused:
         more = f" (and {len(refused) - 1} lines more)" * (len(refused) > 1)
         raise ConfigurationError(f"{source}: {refused[0].error}{more}; {FORM}")
     valid = [item for item in items if not isinstance(item, Problem)]
-    problems = iter(as_problems([prompt for prompt, _ in valid], [name for _, name in valid]))
-    return _told_apart([item if isinstance(item, Problem) else next(problems) for item in items])
+    problems = iter(_numbered([prompt for prompt, _ in valid], [name for _, name in valid]))
+    return _told_apart([item if isinstance(item, Problem) else next(problems) for item in items], f"{source}: ")
 
 
-def _column(source: Path | str, lines: Sequence[Line]) -> str:
-    """The column of prompts; a guess is reported."""
+def _column(source: Path | str, lines: Sequence[Line], named: str | None) -> str:
+    """The column of prompts, which at least one row has; a guess is reported."""
     columns = list(dict.fromkeys(name for line in lines if isinstance(line.value, dict) for name in line.value))
+    if named is not None:
+        if columns and named not in columns:
+            raise ConfigurationError(f"{source} has no column {named!r}; it has {', '.join(map(repr, columns))}")
+        return named
     if not columns or "prompt" in columns:
         return "prompt"
     found = guessed(columns, ("prompt", *QUESTIONS))
     if found is None:
         raise ConfigurationError(
-            f"{source}: none of its columns looks like prompts ({', '.join(columns)}); name the one that is: "
-            "--prompt COLUMN (in Python, prompt=)"
+            f"{source}: none of its columns looks like prompts ({', '.join(map(repr, columns))}); name the one that "
+            "is: --prompt COLUMN (in Python, prompt=)"
         )
     notices.warning("%s: prompts are read from the column %r; --prompt names another one", source, found)
     return found
 
 
-def _told_apart(problems: list[Problem]) -> list[Problem]:
+def _told_apart(problems: list[Problem], where: str = "") -> list[Problem]:
     counts = Counter(problem.id for problem in problems)
     for name, count in counts.items():
         if count > 1:
-            raise ConfigurationError(f"several prompts have the id {name!r}; give each its own, or none")
+            raise ConfigurationError(f"{where}several prompts have the id {name!r}; give each its own, or none")
     return problems
 
 

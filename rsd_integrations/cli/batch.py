@@ -113,6 +113,8 @@ def batch(
     if rows is not None:
         check_written_format(rows, "--rows")
     problems = read_problems(prompts, prompt=prompt, strict=strict)
+    if not problems:
+        raise ConfigurationError(f"{prompts} has no rows; it needs one for each prompt")
     so_far = Progress(len(problems))
 
     def note(progress: Progress) -> None:
@@ -126,7 +128,7 @@ def batch(
 
     began = time.monotonic()
     run = _on_ray(address, actors, concurrency) if ray else partial(run_journaled, concurrency=concurrency)
-    with resumable(resume), batch_progress(Terminal(stderr=True)) as show:
+    with resumable(resume), batch_progress(Terminal(stderr=True), concurrency) as show:
         counts = run(rsd_config, problems, out, retry_failed=retry_failed, progress=note)
     say(f"{counts.found} found, {counts.done} done ({counts.degraded} of them degraded), {counts.failed} failed: {out}")
     if counts.done:
@@ -139,9 +141,8 @@ def batch(
         bad = next(problem.error for problem in problems if problem.error is not None)
         say(f"{counts.refused} lines of {prompts} are not prompts. The first: {bad}; {FORM}", "yellow")
     if counts.failed:
-        raise RSDError(
-            f"{counts.failed} of {counts.total} problems failed; their errors are in {out}. Run again to retry."
-        )
+        again = "Run again to retry." if counts.failed > counts.refused else "Correct these lines, then run again."
+        raise RSDError(f"{counts.failed} of {counts.total} problems failed; their errors are in {out}. {again}")
 
 
 def _on_ray(address: str | None, actors: str | None, concurrency: int) -> Callable[..., Progress]:

@@ -44,8 +44,8 @@ from rsd_integrations.output_files import write_output
 from rsd_integrations.recorded import RECORDED_RUNS, Replay
 
 TASK = typer.Option(
-    help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, CSV or Parquet file; or "
-    "`dataset:ORG/NAME,split=test,question=problem,answer=answer`."
+    help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, CSV or Parquet file, or of a "
+    "folder; or `dataset:ORG/NAME,split=test,question=problem,answer=answer`."
 )
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")]
 PlotFile = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Plot them there (PNG, SVG, PDF).")]
@@ -165,7 +165,7 @@ def eval_(
         check_written_format(rows, "--rows")
     reports: list[Report] = []
     for i, run in enumerate(runs):
-        with _watched(len(run.methods), journals[i] if journals else None) as note:
+        with _watched(len(run.methods), concurrency, journals[i] if journals else None) as note:
             report = evaluate(
                 settings(run.seed),
                 run.task,
@@ -237,7 +237,7 @@ def _replay(file: str, **others: object) -> Replay:
 
 
 @contextlib.contextmanager
-def _watched(methods: int, journal: Path | None) -> Iterator[Callable[[Report], None]]:
+def _watched(methods: int, at_once: int, journal: Path | None) -> Iterator[Callable[[Report], None]]:
     """A callback for each report: it shows the progress, and Ctrl-C says how to resume."""
     done = 0
 
@@ -251,7 +251,7 @@ def _watched(methods: int, journal: Path | None) -> Iterator[Callable[[Report], 
             return f"{done} answers are lost; with --journal FILE, the same command would continue from them"
         return f"{done} answers are in {journal}; the same command continues from there"
 
-    with resumable(resume), eval_progress(Terminal(stderr=True), methods) as show:
+    with resumable(resume), eval_progress(Terminal(stderr=True), methods, at_once) as show:
         yield note
 
 

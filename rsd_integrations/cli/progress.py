@@ -26,13 +26,13 @@ Show = Callable[[int, int, str], None]
 
 
 @contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Show]:
+def _progress(console: Console, at_once: int) -> Iterator[Show]:
     if console.is_terminal:
         with _bar(console) as show:
             yield show
     else:
         with Waits(console):
-            yield _lines(console)
+            yield _lines(console, at_once)
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ def _bar(console: Console) -> Iterator[Show]:
             progress.stop()
 
 
-def _lines(console: Console) -> Show:
+def _lines(console: Console, at_once: int) -> Show:
     began = told = time.monotonic()
     found: int | None = None
 
@@ -67,17 +67,18 @@ def _lines(console: Console) -> Show:
         if now - told < EVERY or not done or completed == total:
             return
         told = now
-        left = duration((now - began) / done * (total - completed))
-        words = f"{completed} of {total} done, about {left} left"
+        words = f"{completed} of {total} done"
+        if done >= at_once:  # before, most of the work so far is in answers that are not done yet
+            words += f", about {duration((now - began) / done * (total - completed))} left"
         console.print(plain(f"{words}: {live.strip()}" if live else words), soft_wrap=True)
 
     return show
 
 
 @contextlib.contextmanager
-def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report], None]]:
-    """The progress of an evaluation, with each method's accuracy and savings so far."""
-    with _progress(console) as show:
+def eval_progress(console: Console, methods: int, at_once: int = 1) -> Iterator[Callable[[Report], None]]:
+    """The progress of an evaluation with `at_once` answers in flight, with each method's accuracy and savings so far."""
+    with _progress(console, at_once) as show:
 
         def update(report: Report) -> None:
             show(report.answers * methods, report.done, "  ".join(_live(report, name) for name in report.methods))
@@ -86,9 +87,9 @@ def eval_progress(console: Console, methods: int) -> Iterator[Callable[[Report],
 
 
 @contextlib.contextmanager
-def batch_progress(console: Console) -> Iterator[Callable[[BatchProgress], None]]:
-    """The progress of a batch, with the numbers of failed and degraded problems so far."""
-    with _progress(console) as show:
+def batch_progress(console: Console, at_once: int = 1) -> Iterator[Callable[[BatchProgress], None]]:
+    """The progress of a batch with `at_once` answers in flight, with the numbers of failed and degraded problems so far."""
+    with _progress(console, at_once) as show:
 
         def update(counts: BatchProgress) -> None:
             troubles = ((counts.failed, "failed"), (counts.degraded, "degraded"))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rsd_core import ConfigurationError, MissingDependency
+from rsd_core import ConfigurationError
 
 Array = npt.NDArray[np.float64]
 RISK = 0.05
@@ -57,7 +57,6 @@ def kept(problems: Sequence[Graded], deltas: Sequence[float], resamples: int = 2
 
     Raises:
         ConfigurationError: There are no problems, or the target solves none of them.
-        MissingDependency: SciPy is not installed.
     """
     if not any(problem.target_right for problem in problems):
         raise ConfigurationError(
@@ -115,11 +114,17 @@ def weakest(rewards: Sequence[float | None], *, replaced: bool) -> float:
 
 
 def _isotonic(right: Array, levels: Sequence[float]) -> Array:
-    """How often a drafted answer is correct, never decreasing with its weakest reward; ties are pooled."""
-    try:
-        from scipy.optimize import isotonic_regression
-    except ModuleNotFoundError as error:
-        raise MissingDependency("scipy", "eval", "an accuracy target") from error
+    """How often a drafted answer is correct, never decreasing with its weakest reward; ties are pooled.
+
+    Neighbouring levels are pooled until none is below the previous one (the pool-adjacent-violators algorithm).
+    """
     _, place, counts = np.unique(levels, return_inverse=True, return_counts=True)
-    fitted: Array = isotonic_regression(np.bincount(place, right) / counts, weights=counts).x
+    pools: list[tuple[float, float, int]] = []  # right answers, answers, levels
+    for rights, answers in zip(np.bincount(place, right), counts, strict=True):
+        pool = (float(rights), float(answers), 1)
+        while pools and pools[-1][0] * pool[1] >= pool[0] * pools[-1][1]:
+            before = pools.pop()
+            pool = (before[0] + pool[0], before[1] + pool[1], before[2] + pool[2])
+        pools.append(pool)
+    fitted: Array = np.repeat([rights / answers for rights, answers, _ in pools], [size for *_, size in pools])
     return fitted[place]

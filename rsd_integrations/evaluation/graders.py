@@ -157,14 +157,14 @@ def _verified(reference: str, text: str) -> bool:
     return grade_elsewhere("math", "the grader 'math'", f"\\boxed{{{reference}}}", text)
 
 
-def require_math_verify() -> None:
-    """Check that the grader `math` is available, before anything is computed.
+def require_math_verify(grader: str) -> None:
+    """Check that a grader based on math-verify is available, before anything is computed.
 
     Raises:
         MissingDependency: math-verify is not installed.
     """
     if find_spec("math_verify") is None:
-        raise MissingDependency("math-verify", "eval", "the grader 'math'")
+        raise MissingDependency("math-verify", "eval", f"the grader {grader!r}")
 
 
 def _of_package(plugin: Plugin) -> Grader:

@@ -79,8 +79,10 @@ class Evaluation:
             try:
                 rows.append(typed(line.value, COLUMNS))
             except (KeyError, ValueError, TypeError, AttributeError) as error:
+                lacks = isinstance(error, KeyError)
+                wrong = f"it has no column {error}" if lacks else f"{type(error).__name__}: {error}"
                 raise ConfigurationError(
-                    f"{file}, row {line.number}: {line.error or f'{type(error).__name__}: {error}'}; it is not a file "
+                    f"{file}, row {line.number}: {line.error or wrong}; it is not a file "
                     "of an evaluation's rows, which `rsd eval --rows FILE` writes"
                 ) from error
         return cls(rows, str(file))

@@ -29,7 +29,6 @@ from rsd_integrations.evaluation.journal import EvaluationJournal
 from rsd_integrations.evaluation.outcome import Outcome
 from rsd_integrations.evaluation.report import Report
 from rsd_integrations.evaluation.side_by_side import as_ready
-from rsd_integrations.evaluation.statistics import binomial_test
 from rsd_integrations.evaluation.tasks import Item, Task, find_task
 from rsd_integrations.recorded import Recorder, Replay
 
@@ -75,13 +74,14 @@ def evaluate(
         RunError: A method failed before it gave a single answer.
         MissingCallError: The recorded run lacks a call.
     """
-    if not methods or concurrency < 1 or seeds < 1:
+    if not methods:
+        raise ConfigurationError("no method to evaluate is named; name at least one, such as rsd, target or draft")
+    if concurrency < 1 or seeds < 1:
         raise ConfigurationError(
-            f"evaluate needs a method, concurrency ≥ 1 and seeds ≥ 1 (got {methods!r}, {concurrency}, {seeds})"
+            f"evaluate needs concurrency ≥ 1 and seeds ≥ 1 (got concurrency={concurrency}, seeds={seeds})"
         )
     if replay is not None and (record or journal):
         raise ConfigurationError("a replay takes seconds and asks no model: leave record and journal out")
-    binomial_test(1, 1)  # reports a missing package before anything is computed
     began = time.monotonic()
     parsed = _checked(methods, config)
     items = find_task(task).draw(n, seed)

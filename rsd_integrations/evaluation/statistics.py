@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
-from rsd_core import MissingDependency
-
 Interval = tuple[float, float]
 RESAMPLES = 10_000
+Z = NormalDist().inv_cdf(0.975)
+"""Standard deviations that an interval of 95 % reaches to either side."""
 
 
 def wilson(right: int, n: int) -> Interval:
@@ -22,23 +23,16 @@ def wilson(right: int, n: int) -> Interval:
     Raises:
         ValueError: `right` is not from 0 to `n`.
     """
+    if not 0 <= right <= n:
+        raise ValueError(f"{right} right answers of {n}: the first must not be negative, nor greater than the second")
     if n == 0:
         return 0.0, 1.0
-    ends = binomial_test(right, n).proportion_ci(0.95, method="wilson")
-    return float(ends.low), float(ends.high)
-
-
-def binomial_test(successes: int, n: int) -> Any:
-    """SciPy's exact test of a proportion against one half, with its intervals.
-
-    Raises:
-        MissingDependency: SciPy is not installed.
-    """
-    try:
-        from scipy.stats import binomtest
-    except ModuleNotFoundError as error:
-        raise MissingDependency("scipy", "eval", "comparing methods") from error
-    return binomtest(successes, n, 0.5)
+    share = right / n
+    middle = share + Z * Z / (2 * n)
+    reach = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    scale = 1 + Z * Z / n
+    # At the ends, rounding would leave 1e-17 in place of 0.
+    return (0.0 if right == 0 else (middle - reach) / scale), (1.0 if right == n else (middle + reach) / scale)
 
 
 def bootstrap(columns: npt.ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> npt.NDArray[np.float64]:
@@ -70,7 +64,8 @@ def interval(samples: npt.NDArray[np.float64]) -> Interval:
 def mcnemar(only_first: int, only_second: int) -> float:
     """Exact McNemar test, two-sided: the probability of such an uneven split of disagreements between equals."""
     both = only_first + only_second
-    return float(binomial_test(only_first, both).pvalue) if both else 1.0
+    tail = sum(math.comb(both, k) for k in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * tail / 2**both)  # whole numbers, which divide exactly however large they are
 
 
 def sign_flips(gaps: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> float:

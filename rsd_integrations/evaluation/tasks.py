@@ -145,13 +145,19 @@ class DatasetTask(Task):
             for row in read_table(self.path, self.config, self.split)
             if all(as_written(row.get(column)) in allowed for column, allowed in self.keep.items())
         ]
-        if not rows or (n is not None and n > len(rows)):
-            raise ConfigurationError(f"{self.path} has {len(rows)} problems; {n or 'some'} were requested")
+        if not rows:
+            kept = f" with one of the values allowed by keep={dict(self.keep)}" if self.keep else ""
+            raise ConfigurationError(f"{self.path} has no rows{kept}; it needs one for each problem")
+        if n is not None and n > len(rows):
+            raise ConfigurationError(
+                f"{self.path} has {len(rows)} problems; {n} were requested: request at most {len(rows)}, or for all "
+                "(--all; in Python, n=None)"
+            )
         drawn = rows if n is None else random.Random(seed).sample(rows, n)
         question, answer = self._columns(dict.fromkeys(name for row in rows for name in row))
         items = [self._item(row, question, answer) for row in drawn]
-        if any(item.grader in ("math", "number") for item in items):
-            require_math_verify()
+        for grader in {item.grader for item in items} & {"math", "number"}:
+            require_math_verify(grader)
         return items
 
     def _columns(self, columns: Collection[str]) -> tuple[str, str | None]:
@@ -163,9 +169,11 @@ class DatasetTask(Task):
             if column not in columns:
                 lacks = f"no column {column!r}" if column else f"no column that looks like the {what}"
                 none = ", or answer=none where there is none" if what == "answer" else ""
+                odd = any("," in name or name != name.strip() for name in columns)
+                form = "(COLUMN), in parentheses where it has commas or spaces around it" if odd else "COLUMN"
                 raise ConfigurationError(
-                    f"{self.path} has {lacks}; it has {', '.join(columns)}. Name it: "
-                    f"dataset:{self.path},{what}=COLUMN{none}"
+                    f"{self.path} has {lacks}; it has {', '.join(map(repr, columns))}. Name it: "
+                    f"dataset:{self.path},{what}={form}{none}"
                 )
         assert question is not None
         guesses = [(guess_question, "question", question), (guess_answer, "answer", answer)]
@@ -240,7 +248,9 @@ TASKS: Registry[Task | type[Task]] = Registry("task", "rsd.tasks", BUILT_IN, _of
 
 
 def find_task(task: str | Mapping[str, Any] | Task) -> Task:
-    """A task by name, by the path of a file, by text (`dataset:ORG/NAME,split=train,question=problem`), or from data.
+    """A task by name, by the path of a file or folder, by text, or from data.
+
+    Text is `dataset:ORG/NAME,split=train,question=problem`.
 
     Raises:
         ConfigurationError: Unknown name, a field out of range, or a broken package.
@@ -250,8 +260,8 @@ def find_task(task: str | Mapping[str, Any] | Task) -> Task:
     if isinstance(task, str):
         if task in TASKS and isinstance(named := TASKS[task], Task):
             return named
-        if task not in TASKS and ":" not in task and Path(task).suffix.lower() in FILES:
-            task = f"dataset:{task}"
+        if task not in TASKS and ":" not in task and (Path(task).suffix.lower() in FILES or Path(task).is_dir()):
+            return DatasetTask(path=task)
         kind = task.partition(":")[0]
         cls = _class(kind, task)
         data = from_text(task, {kind: cls}, "task")
@@ -270,8 +280,8 @@ def _class(kind: str, task: object) -> type[Task]:
         return KINDS[kind]
     if kind not in TASKS:
         raise ConfigurationError(
-            f"{unknown('task', kind, TASKS)}, the path of a file (.jsonl, .csv, .parquet), and "
-            "dataset:ORG/NAME,config=…,split=…,question=…,answer=…,grader=…"
+            f"{unknown('task', kind, TASKS)}, the path of a file (.jsonl, .csv, .parquet) or of a folder, and "
+            "dataset:PATH or dataset:ORG/NAME, then config=…,split=…,question=…,answer=…,grader=…, each after a comma"
         )
     part = TASKS[kind]
     if isinstance(part, Task):

@@ -196,7 +196,7 @@ def test_nothing_is_loaded_for_invalid_prompts(tmp_path: Path) -> None:
 def test_names_that_stand_for_two_prompts_and_empty_prompts_are_refused(tmp_path: Path) -> None:
     for first in ("one", ""):
         lines = [{"prompt": first, "id": "a"}, {"prompt": "two", "id": "a"}]
-        with pytest.raises(ConfigurationError, match="several prompts have the id 'a'"):
+        with pytest.raises(ConfigurationError, match=r"prompts\.jsonl: several prompts have the id 'a'"):
             read_problems(write(tmp_path / "prompts.jsonl", *lines))
     with pytest.raises(PromptError):
         as_problems([""])
@@ -222,9 +222,29 @@ def test_prompts_of_other_files_and_columns(tmp_path: Path, caplog: pytest.LogCa
     assert len({problem.id for problem in read_problems(file)}) == 2  # an empty cell is not a name
     file.write_text("id,note\n1,x\n")
     with pytest.raises(
-        ConfigurationError, match=r"none of its columns looks like prompts \(id, note\).*--prompt COLUMN"
+        ConfigurationError, match=r"none of its columns looks like prompts \('id', 'note'\).*--prompt COLUMN"
     ):
         read_problems(file)
+    with pytest.raises(ConfigurationError, match=r"prompts\.csv has no column 'nope'; it has 'id', 'note'"):
+        read_problems(file, prompt="nope")
+
+
+def test_the_command_refuses_a_file_without_rows(tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    words = ["batch", str(write(tmp_path / "prompts.jsonl")), "--out", str(out), "--draft", "hf:no/such"]
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, ConfigurationError)
+    assert "prompts.jsonl has no rows; it needs one for each prompt" in str(refused.exception)
+    assert not out.exists()
+
+
+def test_the_command_asks_for_other_lines_where_only_lines_were_wrong(tmp_path: Path) -> None:
+    prompts = write(tmp_path / "prompts.jsonl", "one", {"prompt": 5})
+    words = ["batch", str(prompts), "--out", str(tmp_path / "results.jsonl"), "--draft", "scripted:draft"]
+    words += ["--verifier", "scripted:verifier", "--target", "scripted:target"]
+    failed = CliRunner().invoke(app, words)
+    assert "1 of 2 problems failed" in str(failed.exception)
+    assert "Correct these lines, then run again" in str(failed.exception)
 
 
 def test_the_command(tmp_path: Path) -> None:

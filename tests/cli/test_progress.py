@@ -30,6 +30,19 @@ def test_without_a_terminal_a_line_per_minute_shows_what_is_left(monkeypatch: py
     ]
 
 
+def test_nothing_is_told_of_the_time_left_before_as_many_are_done_as_are_in_flight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("rsd_integrations.cli.progress.time.monotonic", lambda: clock[0])
+    out = io.StringIO()
+    with batch_progress(Console(file=out, width=200), 8) as show:
+        show(counts := Progress(50))
+        for clock[0], counts.done in ((61.0, 1), (122.0, 8)):
+            show(counts)
+    assert out.getvalue().splitlines() == ["1 of 50 done", "8 of 50 done, about 10.7 min left"]
+
+
 def test_a_terminal_gets_a_bar_with_the_time_left() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=100, legacy_windows=False)

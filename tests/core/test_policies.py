@@ -125,7 +125,7 @@ def test_policies_as_text(text: str, policy: WeightingPolicy) -> None:
         ("request_budget", ["calls, tokens, flops or cost"]),
         ("clipping/sigmoid", ["clipping is not a rule"]),
         ("retry/sigmoyd", ["sigmoyd", "sigmoid"]),
-        ("nowhere.json", ["nowhere.json", "cannot be read"]),
+        ("nowhere.json", ["nowhere.json", "cannot be read: No such file or directory"]),
     ],
 )
 def test_a_bad_policy_names_the_value_and_what_is_allowed(text: str, words: list[str]) -> None:

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import isotonic_regression
 from scipy.stats import beta
 from typer.testing import CliRunner
 
 from rsd_core import BinaryStep, ConfigurationError, RunError, parse_policy
 from rsd_integrations.cli.app import app
 from rsd_integrations.evaluation import Calibration
-from rsd_integrations.evaluation.accuracy_target import Graded, Kept, cheapest, kept, weakest
+from rsd_integrations.evaluation.accuracy_target import Graded, Kept, _isotonic, cheapest, kept, weakest
 from rsd_integrations.evaluation.recording import Rates, Recorded
 from tests.cli.test_cli import SCRIPTED
 
@@ -64,6 +65,16 @@ def test_bounds_are_below_what_is_seen_and_all_to_the_target_keeps_all(seed: int
     assert curve[0].expected == pytest.approx(drafter / target)  # the regression keeps the mean
     assert (curve[2].expected, curve[2].at_least) == (1, 1)
     assert curve == kept(problems, [0.0, 0.5, 1.0], resamples=50)
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.booleans()), min_size=1, max_size=40))
+def test_the_regression_is_scipys(answers: list[tuple[int, bool]]) -> None:
+    ranked = sorted(answers, key=lambda answer: answer[0])
+    levels = [float(level) for level, _ in ranked]
+    mine = _isotonic(np.array([right for _, right in ranked], dtype=np.float64), levels)
+    _, place, counts = np.unique(levels, return_inverse=True, return_counts=True)
+    rights = np.bincount(place, [right for _, right in ranked])
+    assert mine == pytest.approx(isotonic_regression(rights / counts, weights=counts).x[place])
 
 
 @pytest.mark.parametrize("n", [20, 149])

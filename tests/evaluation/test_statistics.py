@@ -18,6 +18,13 @@ def test_mcnemar_is_the_exact_sign_test(first: int, second: int) -> None:
     n = first + second
     tail = sum(math.comb(n, k) for k in range(min(first, second) + 1)) / 2**n
     assert mcnemar(first, second) == pytest.approx(min(1.0, 2 * tail))
+    if n:
+        assert mcnemar(first, second) == pytest.approx(stats.binomtest(first, n, 0.5).pvalue)
+
+
+def test_mcnemar_copes_with_more_disagreements_than_floats_hold() -> None:
+    assert mcnemar(1900, 2100) == pytest.approx(stats.binomtest(1900, 4000, 0.5).pvalue)
+    assert mcnemar(0, 4000) == 0
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,8 @@ def test_a_wilson_interval_holds_the_proportion_and_its_mirror_image_is_the_fail
     low, high = wilson(right, n)
     assert 0 <= low <= right / n <= high <= 1
     assert wilson(n - right, n) == pytest.approx((1 - high, 1 - low))
+    theirs = stats.binomtest(right, n, 0.5).proportion_ci(0.95, method="wilson")
+    assert (low, high) == pytest.approx((theirs.low, theirs.high))
     # The ends are where a proportion is just not refuted: |p̂ - p| = z √(p (1 - p) / n), with z of 95 %.
     for end in {low, high} - {0.0, 1.0}:
         assert abs(right / n - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), rel=1e-4, abs=1e-9)
@@ -47,7 +56,7 @@ def test_a_wilson_interval_holds_the_proportion_and_its_mirror_image_is_the_fail
 
 def test_nothing_counted_says_nothing() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
-    with pytest.raises(ValueError, match="must not be greater"):
+    with pytest.raises(ValueError, match="nor greater"):
         wilson(2, 1)
 
 

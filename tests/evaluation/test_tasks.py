@@ -34,21 +34,48 @@ def test_a_file_of_lines(tmp_path: Path) -> None:
     assert all(item.verdict(f"\\boxed{{{item.reference}}}").right for item in items)
     messages = as_prompt(items[0].prompt)
     assert [(m.role, m.content) for m in messages] == [("system", STEP_BY_STEP), ("user", items[0].question)]
-    with pytest.raises(ConfigurationError, match="30 problems; 31"):
+    with pytest.raises(ConfigurationError, match="30 problems; 31 were asked for: ask for at most 30, or for all"):
         find_task(file).draw(31, seed=3)
 
 
 def test_columns_by_name_and_no_answers(tmp_path: Path) -> None:
     file = write(tmp_path / "p.jsonl", [{"prompt": "Why?", "level": 1}, {"prompt": "How?", "level": 2}])
-    with pytest.raises(ConfigurationError, match=r"looks like the answer; it has prompt, level.*answer=none"):
+    with pytest.raises(ConfigurationError, match=r"looks like the answer; it has 'prompt', 'level'.*answer=none"):
         find_task(file).draw(1, 0)
-    with pytest.raises(ConfigurationError, match="no column 'prompts'; it has prompt, level"):
+    with pytest.raises(ConfigurationError, match=r"no column 'prompts'; it has 'prompt', 'level'\..*question=COLUMN$"):
         find_task({"path": file, "question": "prompts"}).draw(1, 0)
     (item, _) = find_task(f"dataset:{file},question=prompt,answer=none,system=").draw(None, 0)
     assert (item.reference, item.prompt, item.verdict("because").right) == (None, item.question, None)
     assert find_task(f"dataset:{file},answer=") == find_task({"path": file, "answer": None})
     (only,) = find_task({"path": file, "question": "prompt", "answer": None, "keep": {"level": ["2"]}}).draw(None, 0)
     assert only.question == "How?"
+    with pytest.raises(ConfigurationError, match=r"has no rows with one of the values that keep=.*'3'"):
+        find_task({"path": file, "question": "prompt", "answer": None, "keep": {"level": ["3"]}}).draw(None, 0)
+
+
+def test_a_name_with_commas_stands_in_parentheses(tmp_path: Path) -> None:
+    file = write(tmp_path / "p.jsonl", [{" Frage, Nr. ": "1+1?", "Lösung (final)": "2"}])
+    with pytest.raises(ConfigurationError, match=r"it has ' Frage, Nr. ', .*question=\(COLUMN\), in parentheses where"):
+        find_task(file).draw(1, 0)
+    (item,) = find_task(f"dataset:{file},question=( Frage, Nr. ),answer=Lösung (final)").draw(1, 0)
+    assert (item.question, item.reference) == ("1+1?", "2")
+
+
+def test_a_folder_needs_no_more_than_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [{"question": "1+1?", "answer": "2"}])
+    write(tmp_path / "test.jsonl", [{"question": "2+2?", "answer": "4"}])
+    (item,) = find_task(str(tmp_path)).draw(None, 0)
+    assert item.question == "2+2?"
+    with pytest.raises(ConfigurationError, match=r"unknown task .* or of a folder, and dataset:PATH"):
+        find_task(f"{tmp_path},split=train")
+
+
+@pytest.mark.parametrize(("name", "text"), [("p.jsonl", ""), ("p.csv", "question,answer\n"), ("p.json", "[]")])
+def test_a_file_without_rows_is_told(tmp_path: Path, name: str, text: str) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match="has no rows; it needs one for each problem"):
+        find_task(str(file)).draw(None, 0)
 
 
 def test_a_guess_is_reported_and_a_name_is_not(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -115,6 +142,16 @@ def test_datasets_reads_no_strings_as_json_either(tmp_path: Path) -> None:
     loaded.save_to_disk(str(tmp_path / "saved"))
     items = find_task(f"dataset:{tmp_path / 'saved'}").draw(None, 0)
     assert [item.reference for item in items] == ["007", "7", "1.0", "true", None, "Paris", "7", "true"]
+
+
+def test_splits_that_were_saved_together_are_read_one_by_one(tmp_path: Path) -> None:
+    splits = {name: datasets.Dataset.from_list([{"question": name, "answer": "1"}]) for name in ("train", "test")}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path))
+    for text, split in ((str(tmp_path), "test"), (f"dataset:{tmp_path},split=train", "train")):
+        (item,) = find_task(text).draw(None, 0)
+        assert item.question == split
+    with pytest.raises(ConfigurationError, match="has no split 'dev', but test, train: split=…"):
+        find_task(f"dataset:{tmp_path},split=dev").draw(None, 0)
 
 
 def test_conversations_are_asked_as_they_are(tmp_path: Path) -> None:
