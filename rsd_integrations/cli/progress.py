@@ -77,7 +77,7 @@ def _lines(console: Console, at_once: int) -> Show:
 
 @contextlib.contextmanager
 def eval_progress(console: Console, methods: int, at_once: int = 1) -> Iterator[Callable[[Report], None]]:
-    """The progress of an evaluation with `at_once` answers in flight, with each method's accuracy and savings so far."""
+    """The progress of an evaluation with `at_once` answers in flight, with each method's accuracy and savings."""
     with _progress(console, at_once) as show:
 
         def update(report: Report) -> None:
@@ -88,7 +88,7 @@ def eval_progress(console: Console, methods: int, at_once: int = 1) -> Iterator[
 
 @contextlib.contextmanager
 def batch_progress(console: Console, at_once: int = 1) -> Iterator[Callable[[BatchProgress], None]]:
-    """The progress of a batch with `at_once` answers in flight, with the numbers of failed and degraded problems so far."""
+    """The progress of a batch with `at_once` answers in flight, with how many failed or were degraded."""
     with _progress(console, at_once) as show:
 
         def update(counts: BatchProgress) -> None:

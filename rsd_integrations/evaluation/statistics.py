@@ -65,7 +65,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Exact McNemar test, two-sided: the probability of such an uneven split of disagreements between equals."""
     both = only_first + only_second
     tail = sum(math.comb(both, k) for k in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**both)  # whole numbers, which divide exactly however large they are
+    return min(1.0, 2 * tail / (1 << both))  # whole numbers, which divide exactly however large they are
 
 
 def sign_flips(gaps: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> float:

@@ -34,7 +34,7 @@ def test_a_file_of_lines(tmp_path: Path) -> None:
     assert all(item.verdict(f"\\boxed{{{item.reference}}}").right for item in items)
     messages = as_prompt(items[0].prompt)
     assert [(m.role, m.content) for m in messages] == [("system", STEP_BY_STEP), ("user", items[0].question)]
-    with pytest.raises(ConfigurationError, match="30 problems; 31 were asked for: ask for at most 30, or for all"):
+    with pytest.raises(ConfigurationError, match="30 problems; 31 were requested: request at most 30, or for all"):
         find_task(file).draw(31, seed=3)
 
 
