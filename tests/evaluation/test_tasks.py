@@ -49,7 +49,7 @@ def test_columns_by_name_and_no_answers(tmp_path: Path) -> None:
     assert find_task(f"dataset:{file},answer=") == find_task({"path": file, "answer": None})
     (only,) = find_task({"path": file, "question": "prompt", "answer": None, "keep": {"level": ["2"]}}).draw(None, 0)
     assert only.question == "How?"
-    with pytest.raises(ConfigurationError, match=r"has no rows with one of the values that keep=.*'3'"):
+    with pytest.raises(ConfigurationError, match=r"has no rows with one of the values allowed by keep=.*'3'"):
         find_task({"path": file, "question": "prompt", "answer": None, "keep": {"level": ["3"]}}).draw(None, 0)
 
 
