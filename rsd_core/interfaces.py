@@ -121,7 +121,7 @@ class Generator(Model):
             ConfigurationError: The model does not accept such a field. By default it accepts none.
         """
         for name in fields:
-            raise ConfigurationError(f"{self!r} does not accept {name} in a single request: leave it out")
+            raise ConfigurationError(f"{self!r} does not accept {name} in a single request: omit it")
         return self
 
 
