@@ -73,9 +73,7 @@ class Job:
                 except NoPlaceError:
                     if not begun:
                         raise
-                    await self._decode(
-                        answer, metrics, tell
-                    )  # cut before its first call; its result is reported like the others
+                    await self._decode(answer, metrics, tell)  # cut before its first call, to be reported too
             except Exception as error:
                 if isinstance(error, RunError) and error.partial is not None:
                     metrics.ended(self.model, error.partial)
