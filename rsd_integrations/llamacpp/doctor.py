@@ -68,7 +68,7 @@ def _file(header: Header) -> str:
 
 def _memory(header: Header, options: Options) -> str:
     need, room = memory_of(header.files[0].name, header, options), free_machine_memory()
-    advice = "Take a file with fewer bits per weight or a smaller model, or lower context"
+    advice = "Use a file with fewer bits per weight or a smaller model, or lower context"
     needed = check_room([need], [need.weights], room, "this machine", advice)
     tokens, cache = need.reserved * need.context, need.reserved * need.sequence
     return (
