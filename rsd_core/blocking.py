@@ -108,7 +108,7 @@ def iterate(source: AsyncGenerator[T, None]) -> Generator[T, None, None]:
 
 
 async def in_thread(work: Callable[[], T], context: contextvars.Context | None = None) -> T:
-    """Run blocking work in a thread of its own, in the caller's context or the one given.
+    """Run blocking work in a separate thread, in the caller's context or the one given.
 
     Pools have a size, and work that waits for other work in the same pool can deadlock. A thread cannot be stopped from
     outside, so a cancelled caller waits for the work to return: give the work its own timeout, or signal it by other

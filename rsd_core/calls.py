@@ -304,7 +304,7 @@ class Calls:
     ) -> Reply:
         """Await a call of a model and charge it, whatever its end; what the check refuses has failed as well.
 
-        The work of an assistant, which the usage tells in its parts, goes on the drafter's account.
+        The work of an assistant, which the usage reports in its parts, goes on the drafter's account.
         """
         token = CALLER.set(self._caller)
         try:
@@ -334,7 +334,7 @@ class Calls:
         return request.settings.limits.target_room(target, request.ledger.target, request.read_at_most)
 
     def _fault(self, request: Request, role: Role, error: Exception, then: str = "") -> None:
-        """Note a fault of a role that is got over."""
+        """Note a fault of a role that the request recovers from."""
         self._raise_if_unrecoverable(request, error)
         kinds: dict[Role, DegradationKind] = {
             "drafter": "drafter_error",

@@ -62,7 +62,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 def from_text(text: str, kinds: Mapping[str, type[BaseModel]], what: str) -> dict[str, Any]:
     """Data behind `kind:value,name=value`, values in the order of the class's fields or by name.
 
-    A value with commas of its own stands in parentheses: `kind:name=(other:1,2)`.
+    A value that contains commas is put in parentheses: `kind:name=(other:1,2)`.
 
     Raises:
         ConfigurationError: Unknown kind, more values than parameters, or two for the same one.
@@ -80,16 +80,14 @@ def from_text(text: str, kinds: Mapping[str, type[BaseModel]], what: str) -> dic
             name, value = own[position], part
         if name.strip() in data:
             name = name.strip()
-            raise ConfigurationError(
-                f"{text!r} gives {name} twice; a value with commas stands in parentheses: {name}=(…)"
-            )
+            raise ConfigurationError(f"{text!r} gives {name} twice; put a value with commas in parentheses: {name}=(…)")
         value = value.strip()
         data[name.strip()] = value[1:-1] if value.startswith("(") and value.endswith(")") else value
     return data
 
 
 def _values(text: str) -> list[str]:
-    """A text, split at the commas that stand in no parentheses."""
+    """A text, split at the commas outside parentheses."""
     parts, depth = [""], 0
     for char in text:
         depth += (char == "(") - (char == ")")

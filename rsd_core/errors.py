@@ -7,7 +7,7 @@ RSDError
 │   └── PromptError          an empty prompt, or one longer than a model's context
 └── RunError                 a request failed; `partial` holds what was generated
     ├── DrafterError         raised by drafters; handed to the target, so users rarely see it
-    ├── VerifierError        a verifier failed or gave something that is no reward in [0, 1]
+    ├── VerifierError        a verifier failed or gave something that is not a reward in [0, 1]
     ├── TargetError          the target failed after its retries
     ├── UnrecoverableError   no rule for faults applies: the request fails at once
     └── BatchError           some requests of a batch failed; `results` holds all of them
@@ -89,8 +89,8 @@ class TargetError(RunError):
 class UnrecoverableError(RunError):
     """A fault that no rule applies to: the request fails at once, and nobody writes the step in place of the role.
 
-    Raised where going on would give another result than the one that was asked for, such as by a recorded run that does
-    not hold the call.
+    Raised where continuing would give a different result from the one requested, for example by a recorded run that
+    does not hold the call.
     """
 
 

@@ -35,22 +35,22 @@ class Sampling:
 DRAFTER = "drafter"
 """The proposer that is a model."""
 DRAFT_LENGTH = 5
-"""Tokens that are proposed in a row where nothing is said, and the acceptance rule does with as many."""
+"""Tokens that are proposed in a row by default, if the acceptance rule needs no more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """How a model is to be spared passes: some tokens are proposed, and one pass verifies them all."""
+    """How to save a model passes: some tokens are proposed, and one pass verifies them all."""
 
     proposer: Any = DRAFTER
     """What proposes: the model `drafter`, or a proposer without a model, as text (`lookup`), as data or an object."""
     rule: Any = "exact"
-    """Which proposed tokens are kept: an acceptance rule as text, as data or as an object. By the exact rule the step
-    is as without any of this: the same under greedy decoding, otherwise of the same distribution."""
+    """Which proposed tokens are kept: an acceptance rule as text, as data or as an object. With the exact rule the
+    step is as without speculation: the same under greedy decoding, otherwise with the same distribution."""
     drafter: Drafter | None = None
     """The model that proposes, if one does."""
     draft_length: int | None = None
-    """Most tokens that are proposed in a row, at least 1; None for `DRAFT_LENGTH`, or the least that the rule needs."""
+    """The most tokens proposed in a row, at least 1; None for `DRAFT_LENGTH`, or the minimum that the rule needs."""
     beams: Any = None
     """How many beams are sampled, drafted and kept, as data or an object, where the step is to be the likeliest of
     several; None where it is written once."""
@@ -69,7 +69,7 @@ class StepRequest:
     requests the whole response."""
     sampling: Sampling = Sampling()
     guess: Step | None = field(default=None, compare=False)
-    """A step that may begin as the wanted one: who reads faster than it writes keeps what it would write as well."""
+    """A step that may begin like the wanted one: a model that reads faster than it writes keeps what it agrees with."""
     speculation: Speculation | None = field(default=None, compare=False)
     """What proposes the step's tokens, for a `SpeculativeTarget` that is asked for one step."""
     ahead: int = field(default=0, compare=False)
@@ -121,7 +121,7 @@ class Generator(Model):
             ConfigurationError: The model does not accept such a field. By default it accepts none.
         """
         for name in fields:
-            raise ConfigurationError(f"{self!r} does not accept {name} in a single request: leave it out")
+            raise ConfigurationError(f"{self!r} does not accept {name} in a single request: omit it")
         return self
 
 
@@ -161,14 +161,14 @@ class HasLikelihood(Protocol):
 class SpeculativeTarget(Protocol):
     """An ability of some targets and drafters: to verify proposed tokens, see `StepRequest.speculation`.
 
-    Where a drafter proposes, the usage tells the work of both models in `parts`.
+    Where a drafter proposes, the usage reports the work of both models in `parts`.
     """
 
     def checked_speculation(self, speculation: Speculation) -> Speculation:
         """The same with proposer and rule as objects, which are made once, and with a draft length.
 
         Raises:
-            ConfigurationError: An unknown proposer or rule, or a drafter that the model cannot be asked beside.
+            ConfigurationError: An unknown proposer or rule, or a drafter that cannot draft for the model.
         """
 
 
@@ -193,9 +193,9 @@ class Verifier(Model):
     """The reward model, r in the paper: scores a step in the light of the path before it."""
 
     stronger: Verifier | None = None
-    """One that judges on the same scale, better and at a higher cost, where the policy finds it worth that."""
+    """A verifier that judges on the same scale, better and at a higher cost, where the policy finds that worthwhile."""
     threshold: float | None = None
-    """The reward about which its verdicts hold, where its rewards are coarse elsewhere; None where all are exact."""
+    """The reward around which its verdicts hold, if its rewards are coarse elsewhere; None if all are exact."""
 
     @abstractmethod
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:

@@ -28,9 +28,9 @@ class Account:
     """Answer tokens that a verifier computed."""
     discarded: int = 0
     """Tokens of rejected drafts as the drafter counts them; for the verifier, of those that it had scored. Where a
-    model speculates, tokens that were proposed and rejected count as well, for who wrote and for who read them."""
+    model speculates, rejected proposed tokens count too, for the model that wrote them and the one that read them."""
     overridden: int = 0
-    """Tokens about which a lossy acceptance rule decided otherwise than the exact one."""
+    """Tokens on which a lossy acceptance rule decided differently from the exact one."""
     abstained: int = 0
     """Steps for which a verifier abstained."""
     seconds: float = 0.0
@@ -43,7 +43,7 @@ class Account:
     cost: float | None = 0.0
     """Money; None when the model has no price."""
     dtype: str | None = None
-    """What the weights of its models are in, `bfloat16` or `int8` say, several with commas; None where unknown."""
+    """The dtypes of its models' weights, such as `bfloat16` or `int8`, separated by commas; None if unknown."""
 
     @property
     def read(self) -> int:
@@ -146,9 +146,9 @@ class Ledger:
         failed: bool = False,
         kept: bool = True,
     ) -> Usage:
-        """Charge a call. What an assistant proposed, which the usage tells in its parts, is the drafter's work.
+        """Charge a call. What an assistant proposed, which the usage reports in its parts, is the drafter's work.
 
-        Where nothing of the call is kept, as where it failed, all that it generated counts as discarded.
+        If nothing of the call is kept, as after a failure, all that it generated counts as discarded.
 
         Returns:
             The model's own work.

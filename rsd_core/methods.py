@@ -228,7 +228,7 @@ class RSDMethod(Method):
             if missing := [masked(spec) for spec in dict.fromkeys(specs) if has_no_price(spec)]:
                 raise ConfigurationError(
                     f"a policy with cost_in=money needs the price of every model, and {', '.join(missing)} has "
-                    "none: take cost_in=flops or cost_in=seconds; a model behind a URL takes "
+                    "none: use cost_in=flops or cost_in=seconds; a model behind a URL takes "
                     "prompt_price=… and generated_price=… in its spec"
                 )
 

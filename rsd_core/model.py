@@ -26,11 +26,11 @@ class Usage:
     seconds: float = 0.0
     """Time the model worked, without queueing."""
     estimated: int = 0
-    """Tokens of those above that nobody counted: a server did not tell, so that their text is measured."""
+    """Tokens among those above that are estimated from the text because a server did not report them."""
     discarded: int = 0
-    """Proposed tokens that were rejected: by the target they were read in vain, by the drafter written in vain."""
+    """Proposed tokens that were rejected: the target read them in vain, the drafter wrote them in vain."""
     overridden: int = 0
-    """Tokens about which a lossy acceptance rule decided otherwise than the exact one."""
+    """Tokens on which a lossy acceptance rule decided differently from the exact one."""
     parts: tuple[tuple[Model, Usage], ...] = ()
     """The work of each part of a composite model; the ledger charges each at its own rate."""
 
@@ -82,13 +82,13 @@ class Model(ABC):  # noqa: B024 - the abstract methods are in the roles
     flops_per_token: float | None = None
     """FLOPs to run one token through the model, two per active weight; None when unknown."""
     price: Price | None = None
-    """What the model costs, where it costs."""
+    """The model's price, if it has one."""
     dtype: str | None = None
-    """What its weights are in, such as `bfloat16` or `int8`; None where nobody here knows, as behind a URL."""
+    """The dtype of its weights, such as `bfloat16` or `int8`; None if unknown, as behind a URL."""
     renders_tools: bool | Literal["turn"] = False
     """Whether the model sees the definitions in a prompt's `tools` message; `turn`: only when it writes whole turns."""
     made_by: Callable[[], Model] | None = None
-    """`load` with its arguments, pickled in place of the model. None for models made otherwise, and for copies."""
+    """`load` with its arguments, pickled in place of the model. None for models made in other ways, and for copies."""
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         told = {name: vars(self)[name] for name in ("price", "flops_per_token") if name in vars(self)}

@@ -157,8 +157,8 @@ class Progress:
             role: Whose random numbers are used.
             count: Candidates.
             attempt: Drafts of this step that were retried before; the target's step does not depend on them.
-            at_most: A cap on the step's tokens besides those of the settings.
-            guess: A step that may begin as the wanted one.
+            at_most: A cap on the step's tokens in addition to those of the settings.
+            guess: A step that may begin like the wanted one.
             ahead: How many steps after this one are likely to be asked for next.
             speculation: What proposes the step's tokens.
         """

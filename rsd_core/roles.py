@@ -88,7 +88,7 @@ class Cast:
         threshold = self.verifier.threshold
         if threshold is not None and self.policy.needs_reward and not _decides_at(self.policy, threshold):
             _warn(
-                f"the verdicts of {self.verifier.name} hold about the reward {threshold}, and {self.policy!r} decides "
+                f"the verdicts of {self.verifier.name} hold around the reward {threshold}, and {self.policy!r} decides "
                 f"elsewhere: use binary_step:{threshold}, or a verifier made for this policy"
             )
 
@@ -106,7 +106,7 @@ class Cast:
 
 
 def _decides_at(policy: WeightingPolicy, threshold: float) -> bool:
-    """Whether all that a policy makes of a reward is on which side of the threshold it lies."""
+    """Whether a policy only depends on which side of the threshold a reward lies."""
     if policy.learns:
         return False
     low, high = (0.0, nextafter(threshold, 0.0)), (threshold, 1.0)
@@ -146,8 +146,8 @@ class Speculations:
 def cannot_verify(role: Role, model: str, proposer: object) -> ConfigurationError:
     """The error about a model that is to verify proposed tokens, and cannot."""
     return ConfigurationError(
-        f"the {role} {model} verifies no proposed tokens, but was to verify those of {proposer!r}: give a {role} of "
-        "hf: or embedded:, or do without speculation. A GGUF model drafts for others at most; a server speculates by "
+        f"the {role} {model} cannot verify proposed tokens, as those of {proposer!r} require: give a {role} of "
+        "hf: or embedded:, or turn speculation off. A GGUF model can only draft for others; a server speculates by "
         "its own settings, and is measured as it is"
     )
 

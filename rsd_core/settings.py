@@ -71,13 +71,13 @@ class Settings(Data):
     """Whether targets that can (in process, and servers told to) read a rejected draft and keep what they would have
     written. Answers are the same up to rounding, and sooner. It is off under a limit on the target, FLOPs or money."""
     speculate: str | None = None
-    """What proposes the tokens of the steps that RSD's target writes, which it verifies some at a time: `drafter`, or a
-    proposer without a model, such as `lookup`; None is off. For targets of hf: and embedded:. By the exact rule, so
-    answers are the same under greedy decoding, and of the same distribution otherwise. It goes with `reuse_rejected`:
-    the draft is verified first. It is off under a limit on the target, FLOPs or money."""
+    """What proposes the tokens of the steps that RSD's target writes, several of which it verifies at a time:
+    `drafter`, or a proposer without a model, such as `lookup`; None is off. For targets of hf: and embedded:. The rule
+    is exact, so answers are the same under greedy decoding, and have the same distribution otherwise. It works with
+    `reuse_rejected`: the draft is verified first. It is off under a limit on the target, FLOPs or money."""
     speculate_drafts: str | None = None
-    """The same of the steps that RSD's drafter writes, those ahead included, by a proposer without a model. Several
-    candidates are written without."""
+    """The same for the steps that RSD's drafter writes, including those ahead, by a proposer without a model. Several
+    candidates are written without it."""
     thoughts: ThoughtSettings = ThoughtSettings()
     limits: Limits = Limits()
 

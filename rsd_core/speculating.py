@@ -1,4 +1,4 @@
-"""Refuses a speculation that cannot work before any model is loaded."""
+"""Refuses speculation settings that cannot work, before any model is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rsd_core.interfaces import DRAFTER, Speculation
 
 
 def check_speculation(speculation: Speculation) -> Speculation:
-    """Check what can be told without the models, where what knows proposers and rules is installed.
+    """Check what can be checked without the models, if the package of proposers and rules is installed.
 
     Returns:
         The same with proposer and rule as objects, if they were checked.
@@ -19,7 +19,7 @@ def check_speculation(speculation: Speculation) -> Speculation:
         ConfigurationError: An unknown proposer or rule, or drafts that are too short for the rule.
     """
     if (speculation.proposer, speculation.rule) != (DRAFTER, "exact"):
-        with suppress(ModuleNotFoundError):  # which the models need as well, and say so
+        with suppress(ModuleNotFoundError):  # the models need it too, and say so
             parsed: Speculation = import_module("rsd_integrations.speculation.parsing").parsed(speculation)
             return parsed
     return speculation
@@ -27,5 +27,5 @@ def check_speculation(speculation: Speculation) -> Speculation:
 
 @lru_cache
 def check_proposer(proposer: str) -> None:
-    """The same of a proposer alone, once per text: settings are checked often, and a proposer may be a large table."""
+    """The same for a proposer alone, once per text: settings are checked often, and a proposer may be a large table."""
     check_speculation(Speculation(proposer))

@@ -114,5 +114,5 @@ print(result.steps[0].author, result.answer, f"{result.ledger.total.cost:.6f}")
 # ## What next
 #
 # - [Three servers](11_three_servers.ipynb): the roles behind OpenAI-compatible endpoints
-# - [A plugin package](12_plugin_package.ipynb): a kind of spec of your own
+# - [A plugin package](12_plugin_package.ipynb): your own kind of spec
 # - [A custom rule as verifier](08_rule_verifier.ipynb)

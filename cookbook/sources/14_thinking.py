@@ -50,7 +50,7 @@ print(show(result, decoder, thoughts=True))
 # %%
 import logging
 
-logging.getLogger("rsd_core").addHandler(logging.NullHandler())  # the results tell it as well
+logging.getLogger("rsd_core").addHandler(logging.NullHandler())  # the results report it too
 
 
 def bounded(**limits):

@@ -31,7 +31,7 @@ for text in (SMOLLM2, GEMMA):
     header = read_header(find(text))
     print(f"{header.name}: {header.architecture}, {header.file_type}, {header.parameters / 1e6:.0f} million weights")
     print(
-        f"  {header.bytes / 1e6:.0f} MB, {header.cache_bytes() / 1e3:.0f} kB of cache a token, context {header.context}"
+        f"  {header.bytes / 1e6:.0f} MB, {header.cache_bytes() / 1e3:.0f} kB of cache per token, context {header.context}"
     )
     print(f"  chat template: {header.has_chat_template}")
 

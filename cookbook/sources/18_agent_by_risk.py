@@ -100,7 +100,7 @@ from rsd_integrations.langchain import RSDMiddleware
 
 
 def judge(messages, reply) -> float:
-    """A rule in place of a judge: emails go to people of whom the user spoke."""
+    """A rule in place of a judge: emails go to people whom the user mentioned."""
     said = " ".join(str(message.content) for message in messages)
     return float(all(wanted["args"].get("to", "") in said for wanted in reply.tool_calls))
 

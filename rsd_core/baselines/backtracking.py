@@ -1,4 +1,4 @@
-"""Depth-first searches: a step that the reward model finds wrong is redrafted, then its predecessor is taken back."""
+"""Depth-first searches: a step that the reward model finds wrong is redrafted, then its predecessor is removed."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _follow(here: Place, child: Child, left: int) -> Place:
 class Backtracking(DepthFirst):
     """PRM-guided greedy search with backtracking, by one threshold.
 
-    A step below the threshold is redrafted; after several tries the step before it is taken back as well. When the
+    A step below the threshold is redrafted; after several tries the step before it is removed too. When the
     backtracks are used up, the best draft of a position is kept. Retried drafts are sampled, even if the decoder is
     greedy (`Settings.retry_temperature`).
 
@@ -129,7 +129,7 @@ class Backtracking(DepthFirst):
         drafter: Writes the steps.
         verifier: Scores them.
         delta: Lowest reward at which a step is kept.
-        tries: Drafts of a step before its predecessor is taken back.
+        tries: Drafts of a step before its predecessor is removed.
         backtracks: How often that may happen in one answer.
         settings: Everything else.
     """
@@ -168,7 +168,7 @@ class HeuristicGreedySearch(DepthFirst):
     """HGS-PRM: steps are positive, neutral or negative ("Let's reward step by step", arXiv 2310.10080).
 
     Children of a place are drafted one at a time until one is positive: the search continues there. If none is, the
-    best neutral one is used. If all are negative, or were taken back, their parent is taken back in turn. When the
+    best neutral one is used. If all are negative, or were removed, their parent is removed in turn. When the
     iterations are used up, or there is nothing left to go back to, the search settles: the best draft of each place is
     kept, whatever its class. The paper gives neither its bandwidth nor its iterations; the values here are ours. Drafts
     after a place's first are sampled at `Settings.retry_temperature` or above, the first at `Settings.temperature` (0.1

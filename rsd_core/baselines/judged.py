@@ -59,7 +59,7 @@ def ask(model: Target, path: Path, template: str, **parts: str) -> Path:
 def answer_of(question: Path, reply: Step) -> str:
     """What a reply says after its thoughts."""
     answer = parts_of(question.extend(reply)).answer
-    # A server that does not tell them apart leaves out how they begin, where the chat template has begun them.
+    # A server that does not separate them omits their beginning where the chat template has written it.
     return next((answer.rpartition(m.close)[2] for m in MARKERS.values() if m.close in answer), answer)
 
 
@@ -96,7 +96,7 @@ class _Asks(Verifier):
         self._target, self._room = target, NUMBER
 
     async def _ask(self, question: Path) -> _Reply:
-        """A reply without its thought. Who is seen to think all the same has room for it from then on."""
+        """A reply without its thought. A model that turns out to think anyway has room for it from then on."""
         request = StepRequest(seeds=(0,), max_tokens=self._room, delimiter=None, sampling=Sampling())
         reply = await self._target.generate(question, request)
         step, read = reply.steps[0], question.extend(reply.steps[0])
@@ -112,7 +112,7 @@ class _Asks(Verifier):
         return _Reply(answer_of(question, step), reply.usage)
 
     async def aclose(self) -> None:
-        """The target is closed by whoever uses it as target."""
+        """Nothing to close here: the target is closed in its own role."""
 
 
 class TargetJudge(_Asks):

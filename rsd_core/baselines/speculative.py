@@ -19,7 +19,7 @@ from rsd_core.settings import Settings
 
 
 class SpeculativeDecoding(Decoder):
-    """The target's own answers, sooner: what is proposed is verified in one pass (arXiv 2211.17192, 2302.01318).
+    """The target's own answers, sooner: proposed tokens are verified in one pass (arXiv 2211.17192, 2302.01318).
 
     Where a server speculates by itself, `TargetOnly` over that server is this baseline already.
 
@@ -27,9 +27,9 @@ class SpeculativeDecoding(Decoder):
         drafter: The model that proposes; needed where the proposer is `drafter`.
         target: A model that verifies proposed tokens (`SpeculativeTarget`).
         settings: Everything else.
-        proposer: What proposes: `drafter`, or without a model `lookup` or another proposer, as text, data or object.
+        proposer: What proposes: `drafter`, or a proposer without a model, such as `lookup`, as text, data or object.
         rule: Which proposed tokens are kept: `exact`, or a lossy acceptance rule, as text, data or object.
-        draft_length: Most tokens that are proposed in a row, at least 1; by default 5, or more if the rule needs them.
+        draft_length: The most tokens proposed in a row, at least 1; by default 5, or more if the rule needs them.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SpeculativeDecoding(Decoder):
 
     @property
     def thinkers(self) -> tuple[Model, ...]:
-        return (self._target,)  # what proposes goes on from what the target reads
+        return (self._target,)  # the proposer continues from what the target reads
 
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         while request.finish is None:
@@ -86,12 +86,12 @@ class SpeculativeDecoding(Decoder):
 
 
 def check_specs(proposer: object, target: str | Model, drafter: str | Model | None) -> None:
-    """Refuse models that cannot speculate, as far as their specs tell it, before any of them is loaded.
+    """Refuse models that cannot speculate, as far as their specs tell, before any of them is loaded.
 
     Args:
-        proposer: What is to propose tokens; nothing where it is None.
-        target: The model that is to verify them.
-        drafter: The model that is to propose them; None where the drafter is the one that verifies.
+        proposer: What proposes tokens; None for nothing.
+        target: The model that verifies them.
+        drafter: The model that proposes them; None if the drafter is the one that verifies.
 
     Raises:
         ConfigurationError: Names the role, and what can take its place.
@@ -106,7 +106,7 @@ def check_specs(proposer: object, target: str | Model, drafter: str | Model | No
 
 
 def _may_be(model: object, *kinds: str) -> bool:
-    """Whether a model may be of one of these kinds: objects and those of other packages tell it later."""
+    """Whether a model may be of one of these kinds: objects, and models of other packages, are checked later."""
     if not isinstance(model, str):
         return True
     backend, _ = parse_spec(model)

@@ -18,12 +18,12 @@ class SpeculativeBeams(SpeculativeDecoding):
     the target's own. `StepBeam` searches whole steps by a reward model instead.
 
     Args:
-        drafter: Drafts the beams; of the target's vocabulary.
+        drafter: Drafts the beams; has the target's vocabulary.
         target: A model that verifies proposed tokens (`SpeculativeTarget`).
-        beams: Most beams that live on, in [1, 64].
-        drafts: Beams that are drafted at each token, in [1, 256].
-        levels: Tokens that are drafted ahead, in [1, 64].
-        confidence: A token's beams are as many as are accepted with this probability, in (0, 1].
+        beams: The most beams that survive, in [1, 64].
+        drafts: Beams drafted at each token, in [1, 256].
+        levels: Tokens drafted ahead, in [1, 64].
+        confidence: A token gets as many beams as are accepted with this probability, in (0, 1].
         settings: Need a temperature above 0.
     """
 

@@ -176,7 +176,7 @@ def split(text: str, markers: Markers | None = None) -> Parts:
 
 
 def split_unopened(text: str) -> Parts:
-    r"""The parts of a whole response whose thought may have been opened elsewhere, as by a template nobody knows.
+    r"""The parts of a whole response whose thought may have been opened elsewhere, as by an unknown template.
 
     What comes before a closing marker that nothing opened is thought: `Add.</think>\n\nSo 48.`
     """
@@ -185,7 +185,7 @@ def split_unopened(text: str) -> Parts:
 
 
 def unopened(text: str) -> Markers | None:
-    """The markers of a thought that a text closes and nothing in it opens; None where there is none."""
+    """The markers of a thought that a text closes without opening it; None if there is none."""
     found = [one for one in _KNOWN if "/" in one.close and one.close in text and one.open not in text]
     return found[0] if found else None
 

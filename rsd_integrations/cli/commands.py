@@ -50,7 +50,7 @@ COMMANDS = {
         "Train exits for a reward model: it then stops at a middle layer if two heads agree about the threshold.",
     ),
     "ngrams": Entry(
-        "speculation:ngrams", "Count a corpus into a table of n-grams, which proposes tokens without a drafter model."
+        "speculation:ngrams", "Count a corpus into an n-gram table, which proposes tokens without a drafter model."
     ),
     "corrections": Entry(
         "speculation:corrections",

@@ -37,7 +37,7 @@ def ngrams(
     out: Out,
     column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
 ) -> None:
-    """Count a corpus into a table of n-grams, which proposes tokens without a drafter model.
+    """Count a corpus into an n-gram table, which proposes tokens without a drafter model.
 
     Example: `rsd ngrams solutions.jsonl --model hf:Qwen/Qwen2.5-1.5B-Instruct -o table.safetensors`, then
     `rsd run --method speculative:proposer=ngram:table.safetensors`

@@ -30,7 +30,7 @@ class Verdict:
 
 
 def is_right(problem: Problem, text: str) -> bool:
-    """Whether the final answer of a text is the problem's; a thought is no answer."""
+    """Whether the final answer of a text is the problem's; a thought is not an answer."""
     return boxed(THOUGHT.sub("", text)) == str(problem.answer)
 
 

@@ -104,7 +104,7 @@ class RewardModel(nn.Module):
 def train(
     recipe: RewardRecipe, start: Path, examples: list[Example], tokenizer: PreTrainedTokenizerBase, work: Path
 ) -> Path:
-    """Train the reward model, or go on with an interrupted training.
+    """Train the reward model, or resume an interrupted training.
 
     Args:
         recipe: Size and schedule.

@@ -8,7 +8,7 @@ r"""Training data of the thinking models: thoughts that work out a problem, and 
 
     The answer is \boxed{48}.
 
-Thought and answer together read like a solution, markers aside, so whatever judges solutions judges them as well. An
+Thought and answer together read like a solution, markers aside, so whatever judges solutions can judge them too. An
 answer writes the steps missing from its thought: all of them after an empty thought, and the remaining ones after one
 that was closed early.
 """

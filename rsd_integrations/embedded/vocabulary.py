@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 CONTEXT = 512
 """Tokens the models are trained and configured for."""
 MARKERS = ("<think>", "</think>")
-"""Around a thought; text and no special tokens, as in Qwen3."""
+"""Around a thought; text, not special tokens, as in Qwen3."""
 # Qwen3's without tools: thoughts are kept only after the last user message, and an answer there without one follows an
 # empty one.
 THINKING_TEMPLATE = """\

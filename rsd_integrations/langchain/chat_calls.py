@@ -125,7 +125,7 @@ class Call:
                 self.tools = []
             if kwargs:
                 raise ValueError(
-                    f"RSD does not accept {sorted(kwargs)} in calls of models other than LangChain's; it accepts  "
+                    f"RSD does not accept {sorted(kwargs)} in calls of models other than LangChain's; it accepts "
                     f"stop, {', '.join((*CALL_OPTIONS, *TURN_FIELDS))}"
                 )
         self.chunks = MessageChunks(

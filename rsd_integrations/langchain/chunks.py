@@ -110,7 +110,7 @@ class MessageChunks:
             messages.append(AIMessageChunk(content=content))
         if calls:
             messages.append(AIMessageChunk(content="", tool_call_chunks=calls))
-        if not messages or (last and (calls or not content)):  # of a last chunk LangChain tells no chunks of calls
+        if not messages or (last and (calls or not content)):  # LangChain drops the call chunks of a last chunk
             messages.append(AIMessageChunk(content=""))
         messages[0].additional_kwargs |= additional
         return [ChatGenerationChunk(message=message) for message in messages]

@@ -1,7 +1,7 @@
 """LangChain's partner classes as data: what each accepts per call and by what name, and how it continues an answer.
 
 From the classes' own code (langchain-openai 1.7.4, -anthropic 1.7.10, -google-genai 4.4.3, -aws 1.9.1, -mistralai
-1.1.6, -deepseek 1.1.1, -ollama 1.1.0, -huggingface 1.2.3), and for single models from their providers' documents of
+1.1.6, -deepseek 1.1.1, -ollama 1.1.0, -huggingface 1.2.3), and for single models from their providers' documentation of
 2026-11. Tests check the table against the requests that the classes send.
 """
 
@@ -28,10 +28,10 @@ _SAMPLING = ("temperature", "top_p", "top_k")
 _NO_SEED = {"seed": "its API has no seed, so that its answers differ from call to call"}
 _NO_TOP_K = {"top_k": "its API has no such field (a server's own: extra_body when creating the model)"}
 _DEEPSEEK = (
-    "its class drops the mark that DeepSeek's beta wants on the last message: use rsd's own client, as in "
+    "its class drops the mark that DeepSeek's beta requires on the last message: use rsd's own client, as in "
     "'openai:deepseek-chat@https://api.deepseek.com/beta', or a subclass whose _get_request_payload keeps it"
 )
-_RESPONSES = "OpenAI's responses go on with no answer that was begun: use_responses_api=False, for a server that does"
+_RESPONSES = "OpenAI's responses do not continue a begun answer: use_responses_api=False, for a server that does"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ _OPENAI = {name: name for name in SENDS}
 _OLLAMA = {name: name for name in (*SENDS, "stop")} | {"max_tokens": "num_predict"}
 _WITHOUT_SEED = {name: name for name in SENDS if name != "seed"}
 _USERS_LAST = {
-    "trailing_assistant": "its class wants a user's message at the end: the pipeline itself goes on, with 'completion'"
+    "trailing_assistant": "its class requires a user's message at the end: use the pipeline itself, with 'completion'"
 }
 PARTNERS = (
     PartnerClass("ChatDeepSeek", _WITHOUT_SEED, lacks=_NO_TOP_K | _NO_SEED, prefixes={"prefix_flag": _DEEPSEEK}),
@@ -102,7 +102,7 @@ PARTNERS = (
     PartnerClass("ChatHuggingFace", _OPENAI, lacks=_NO_TOP_K, prefixes=_USERS_LAST),
 )
 """The first that is a base of a model's class applies."""
-_NO_MARK = "its class sends no mark on the last message, which Mistral and DeepSeek want there"
+_NO_MARK = "its class does not mark the last message, which Mistral and DeepSeek require"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ _RULES = (
     ),
     _Rule(
         r"gemini-(3\.5-flash-lite|3\.6-flash)",
-        "Gemini since 3.5 Flash-Lite and 3.6 Flash samples as it likes and goes on with no answer",
+        "Gemini since 3.5 Flash-Lite and 3.6 Flash ignores sampling parameters and does not continue a begun answer",
         fields=_SAMPLING,
         prefixes=("trailing_assistant",),
     ),
@@ -258,9 +258,9 @@ def prefix_fault(model: AnyRunnable, mode: str) -> str | None:
         return _RESPONSES
     host = _host(model)
     if host == "api.deepseek.com" and mode != "prefix_flag":
-        return f"DeepSeek goes on with a message that is marked, and {_DEEPSEEK}"
+        return f"DeepSeek continues only a marked message, and {_DEEPSEEK}"
     if mode != "completion" and (host == "api.openai.com" or host.endswith(".azure.com")):
-        return "OpenAI's API goes on with no answer that was begun: base_url=… names a server that does"
+        return "OpenAI's API does not continue a begun answer: base_url=… names a server that does"
     partner = partner_of(model)
     if partner is None:
         return None

@@ -370,7 +370,7 @@ def _generating(model: AnyRunnable) -> AnyRunnable:
 def _as_function(tool: Any) -> Any:
     """A tool as a function, which a model's class converts to its own format; OpenAI's would be passed unchanged.
 
-    (`ChatOpenAI.bind_tools` then forgets `strict`, which OpenAI's client wants of every tool beside a
+    (`ChatOpenAI.bind_tools` then forgets `strict`, which OpenAI's client requires of every tool used with a
     `response_format`; langchain-openai 1.7.4.)
     """
     function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None

@@ -229,9 +229,8 @@ def _fault(response: ModelResponse[Any], message: AIMessage, known: Mapping[str,
     """What is wrong with a drafted message, whatever its tools."""
     if message.invalid_tool_calls:
         broken = message.invalid_tool_calls[0]
-        return (
-            f"its call of {broken.get('name')} is broken: {broken.get('error') or 'its arguments are no JSON object'}"
-        )
+        why = broken.get("error") or "its arguments are not a JSON object"
+        return f"its call of {broken.get('name')} is broken: {why}"
     names = [call["name"] for call in message.tool_calls]
     if unknown := [name for name in names if name not in known]:
         return f"it calls {unknown[0]}, which is not one of: {', '.join(known) or '–'}"

@@ -75,7 +75,9 @@ class LangChainRole(Model):
     ) -> None:
         if not isinstance(model, Runnable):
             such = f"init_chat_model({masked(model)!r})" if isinstance(model, str) else "ChatOpenAI()"
-            raise ConfigurationError(f"{shown(model)} is no LangChain model. Pass a chat model or LLM, such as {such}.")
+            raise ConfigurationError(
+                f"{shown(model)} is not a LangChain model. Pass a chat model or LLM such as {such}."
+            )
         check_composition(model)
         self.model = model
         self.trace_inner = trace_inner

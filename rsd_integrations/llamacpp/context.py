@@ -193,7 +193,7 @@ class Context:
         if wrong:
             self.close()
             raise ConfigurationError(
-                f"{call.source} created a context with {', '.join(wrong)}: its structures differ from those of  "
+                f"{call.source} created a context with {', '.join(wrong)}: its structures differ from those of "
                 f"{call.layout.builds}"
             )
 

@@ -1,4 +1,4 @@
-"""What `rsd doctor` finds of a GGUF file: whether it runs here, by what, and how."""
+"""What `rsd doctor` finds about a GGUF file: whether it runs here, with which library, and how."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from rsd_integrations.llamacpp.loading import Options, check_kind, choose_thread
 
 QUESTION = "Count from one to ten."
 WRITTEN = 8
-"""Tokens of the answer that is tried."""
+"""Tokens of the trial answer."""
 FASTER = {"AMX_INT8": "amx_int8", "AVX512": "avx512f", "AVX2": "avx2"}
-"""Kernels as llama.cpp names them, and the processor's flag for what they use; the best first."""
+"""Kernels by llama.cpp's names, and the processor flags that they need; the best first."""
 
 
 async def examine(text: str, options: Mapping[str, Any], *, reads_on: bool = False) -> list[Finding]:
-    """Everything that was found; no more than the first fault where nothing can be tried after it.
+    """All findings; only the first fault if nothing can be tested after it.
 
     Args:
         text: Where the file is, see `files.find`.
-        options: Those of its spec; ones that say nothing of how a model is run are left alone.
-        reads_on: It may read more than what it was trained for, as reward models do.
+        options: Those of its spec; ones that do not affect how a model is run are ignored.
+        reads_on: Whether it may read more than it was trained for, as reward models may.
     """
     told = {name: value for name, value in options.items() if name in Options.__slots__}
     chosen = Options(**told, beyond_training=reads_on)
@@ -68,7 +68,7 @@ def _file(header: Header) -> str:
 
 def _memory(header: Header, options: Options) -> str:
     need, room = memory_of(header.files[0].name, header, options), free_machine_memory()
-    advice = "Take a file of fewer bits a weight or a smaller model, or lower context"
+    advice = "Use a file with fewer bits per weight or a smaller model, or lower context"
     needed = check_room([need], [need.weights], room, "this machine", advice)
     tokens, cache = need.reserved * need.context, need.reserved * need.sequence
     return (
@@ -78,13 +78,13 @@ def _memory(header: Header, options: Options) -> str:
 
 
 def _library() -> str:
-    """Which one it is, and by which layout its structures were proved."""
+    """Which library it is, and with which layout its structures were verified."""
     loaded = library()
-    return f"{loaded.source}, structures as in {loaded.layout.builds}, proved by its defaults"
+    return f"{loaded.source}, structures as in {loaded.layout.builds}, verified by its defaults"
 
 
 def _kernels() -> Finding:
-    """What the library was compiled for and found, and what the processor has beyond that."""
+    """What the library was compiled for and detected, and what the processor has beyond that."""
     features = library().features
     used = [name for name, value in re.findall(r"(\w+) = (\d+)", features) if value != "0"]
     names = ", ".join(used)
@@ -96,12 +96,12 @@ def _kernels() -> Finding:
         "kernels",
         None,
         f"{known}, and this processor has {better}: a build that chooses at run time is faster, "
-        f"above all at reading; {LIBRARY} names one. This one has {names}",
+        f"especially for prefill; {LIBRARY} names one. This one has {names}",
     )
 
 
 def _flags() -> set[str]:
-    """What the processor has, as Linux tells it; elsewhere nothing."""
+    """The processor's features, as reported by Linux; elsewhere nothing."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     return set(next((line for line in lines if line.startswith("flags")), "").split())
@@ -130,7 +130,7 @@ def _model(model: LlamaCppGenerator, header: Header, options: Options) -> Iterat
 
 def _chat(model: LlamaCppGenerator, header: Header) -> Finding:
     if not header.has_chat_template:
-        return Finding("chat template", None, "none: prompts are plain text, as base models go on with it")
+        return Finding("chat template", None, "none: prompts are plain text, which base models continue")
     try:
         text = model.vocabulary.prompt_text(as_prompt(QUESTION))
     except ConfigurationError as error:
@@ -141,7 +141,7 @@ def _chat(model: LlamaCppGenerator, header: Header) -> Finding:
 def _thoughts(model: LlamaCppGenerator) -> Finding:
     thinking = model.thinking(as_prompt(QUESTION))
     if thinking is None:
-        return Finding("thoughts", None, "it has tokens for them and no template that says how; see `thoughts`")
+        return Finding("thoughts", None, "it has tokens for them, but no template that says how; see `thoughts`")
     if thinking.markers is None:
         return Finding("thoughts", True, "none")
     if thinking.is_off:
@@ -150,14 +150,14 @@ def _thoughts(model: LlamaCppGenerator) -> Finding:
 
 
 def _invariance(model: LlamaCppGenerator, header: Header) -> Finding:
-    """Whether results depend on what runs beside them, and what can be done about it."""
+    """Whether results depend on what else runs, and what can be done about it."""
     if model.batch_invariant:
-        return Finding("batch invariant", True, "yes: every sequence has cells of its own")
+        return Finding("batch invariant", True, "yes: every sequence has its own cells")
     kind = header.file_type
     if header.sliding_window or not header.row_by_row:
         why = "attention with windows" if header.row_by_row else f"products with {kind}"
-        buy = "take a file in Q8_0 or Q4_1, of a model without windows of attention, with batch_invariant=true"
+        buy = "use a file in Q8_0 or Q4_1, of a model without attention windows, with batch_invariant=true"
     else:
-        why, buy = "attention", "batch_invariant=true prevents it, and takes its cache from the beginning"
-    beside = "round otherwise" if why.startswith("products") else "rounds otherwise"
-    return Finding("batch invariant", None, f"no: {why} {beside} where requests run beside each other; {buy}")
+        why, buy = "attention", "batch_invariant=true prevents it, and allocates the whole cache at the start"
+    rounds = "round differently" if why.startswith("products") else "rounds differently"
+    return Finding("batch invariant", None, f"no: {why} {rounds} when requests run concurrently; {buy}")

@@ -117,7 +117,7 @@ class MissingLibrary(MissingDependency):
             self.package = "llama-cpp-python"
             self.args = (
                 f"gguf: needs llama.cpp, but there is no wheel for this platform. Compile one with: {ANY_PLATFORM} "
-                f"(or name the folder of a build of your own in {LIBRARY})",
+                f"(or name the folder of your own build in {LIBRARY})",
             )
 
 

@@ -254,7 +254,7 @@ def _room(header: Header, options: Options, exact: bool) -> tuple[int, int]:
     least = options.context or LEAST_CONTEXT
     if cells < least:
         raise ConfigurationError(
-            f"a cache of {budget / 1e6:,.1f} MB does not hold one sequence of {least} tokens, which takes "
+            f"a cache of {budget / 1e6:,.1f} MB cannot hold one sequence of {least} tokens, which takes "
             f"{least * token / 1e6:,.1f} MB; raise cache_bytes" + (" or lower context" if options.context else "")
         )
     return cells, options.context or min(header.context, cells)

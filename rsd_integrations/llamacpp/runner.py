@@ -151,7 +151,7 @@ class LlamaRunner(Runner):
     def _decode(self, spans: Sequence[tuple[int, int, Sequence[int]]], places: Sequence[int]) -> None:
         if not self.store.context.decode(spans, places):
             count = sum(len(ids) for _, _, ids in spans)
-            raise RuntimeError(f"{self.kind}: no room for {count} tokens that there was room for")
+            raise RuntimeError(f"{self.kind}: no room for {count} tokens although room was reserved")
 
     def _sample(self, output: Output, rows: Sequence[tuple[SampledRow, range]]) -> list[tuple[int, float]]:
         logits = output.logits

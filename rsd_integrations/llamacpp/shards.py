@@ -28,5 +28,5 @@ def shards(file: Path) -> list[Path]:
     files = [file.with_name(name) for name in shard_names(file.name)]
     missing = [one.name for one in files if not one.is_file()] if len(files) > 1 else []
     if missing:
-        raise ConfigurationError(f"{file} is one of {len(files)} files; {', '.join(missing)} not beside it: fetch them")
+        raise ConfigurationError(f"{file} is one of {len(files)} files; missing next to it: {', '.join(missing)}")
     return files

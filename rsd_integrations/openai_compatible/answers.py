@@ -34,7 +34,7 @@ class Answer:
     logprobs: tuple[float, ...] = ()
     """Log-probabilities of the ids, if requested; without ids, of the text's tokens."""
     read: int | None = None
-    """Tokens of the prompt, in the server's count; None where it tells none."""
+    """Tokens of the prompt, in the server's count; None if it reports none."""
     cached: int = 0
     """Those of them that it found in a cache."""
     wrote: int | None = None
@@ -58,7 +58,7 @@ class StepReader:
         vocabulary: The vocabulary of the ids, if known.
         before: The part of the step written before.
         begun: Text that a chat continues, and may repeat.
-        markers: What stands around the thoughts of this response.
+        markers: The markers around the thoughts of this response.
         reasons: The server's finish reasons.
         asked: Whether the server was asked to stop at the splitter's stop strings, and is known to keep or name them.
         character: The beginning of the first character, at the end of the preceding ids.
@@ -262,7 +262,7 @@ class StreamedSteps:
         self._told = Written()
         """The server's text of the first step; later ones are not compared."""
         self.read: int | None = None
-        """Tokens of the prompt, in the server's count; None where it tells none."""
+        """Tokens of the prompt, in the server's count; None if it reports none."""
         self.cached = 0
         """Those of them that it found in a cache."""
         self.complete = False

@@ -31,7 +31,7 @@ def called(choice: Mapping[str, Any], profile: Profile, markers: Markers) -> Cal
     Args:
         choice: The choice in a complete reply to a request for a turn.
         profile: The server's.
-        markers: What stands around the thoughts of the response.
+        markers: The markers around the thoughts of the response.
 
     Raises:
         RunError: It says that a tool was called but contains no call, or a call has no name.

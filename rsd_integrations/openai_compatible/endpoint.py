@@ -171,7 +171,7 @@ class Endpoint:
 
         Raises:
             EndpointError: The server failed after all retries, or was unavailable for longer than the patience.
-            Refused: The server is well and does not take the request.
+            Refused: The server is healthy but rejects the request.
         """
         return await on_background_loop(self._request("POST", path, body, read or _unread, charge or _free))
 
@@ -198,7 +198,7 @@ class Endpoint:
 
         Raises:
             EndpointError: The server failed after all retries; a stream that ends early is a failure.
-            Refused: The server is well and does not take the request.
+            Refused: The server is healthy but rejects the request.
         """
 
         async def receive(response: Response, started: float) -> R:
@@ -258,7 +258,7 @@ class Endpoint:
 
     @contextmanager
     def impatient(self) -> Iterator[None]:
-        """Do not wait for an unavailable server: an examination wants its current state."""
+        """Do not wait for an unavailable server: an examination is about its current state."""
         patience, self.patience = self.patience, 0.0
         try:
             yield

@@ -175,7 +175,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
             raise ConfigurationError(
                 f"top_k={sent} cannot reach {self.endpoint}: {profile.summary} has no such field. Use top_k=0, which "
                 "samples from all tokens, or top_p; omit=top_k leaves it out for this model, and body.top_k=N sends "
-                "it where the server takes it all the same"
+                "it if the server accepts it anyway"
             )
 
     def thinking(self, prompt: Prompt) -> Thinking | None:

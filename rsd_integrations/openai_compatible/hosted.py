@@ -17,19 +17,19 @@ _IN_FIELD = "in `reasoning_content` of the message"
 HOSTED = (
     Profile(
         "openai_reasoning",
-        "OpenAI's reasoning models, at OpenAI and Azure (from its documents, 2026-11)",
+        "OpenAI's reasoning models, at OpenAI and Azure (from its documentation, 2026-11)",
         hosts=_OPENAI_HOSTS + _AZURE_HOSTS,
         models=r"(?!.*-chat)(o\d|gpt-[5-9]).*",
         completions=False,
         cap="max_completion_tokens",
         refuses=_SAMPLING | _LOGPROBS | {"stop"},
-        thoughts="nowhere; they are counted and paid",
+        thoughts="nowhere; they are counted and paid for",
         without_thoughts={"reasoning_effort": "none"},
         json_schema=True,
     ),
     Profile(
         "openai",
-        "OpenAI's other models (from its documents, 2026-11)",
+        "OpenAI's other models (from its documentation, 2026-11)",
         hosts=_OPENAI_HOSTS,
         cap="max_completion_tokens",
         logprobs=5,
@@ -38,18 +38,18 @@ HOSTED = (
     ),
     Profile(
         "azure",
-        "Azure OpenAI, base URL …/openai/v1 (from its documents, 2026-11)",
+        "Azure OpenAI, base URL …/openai/v1 (from its documentation, 2026-11)",
         hosts=_AZURE_HOSTS,
         completions=False,
         cap="max_completion_tokens",
         logprobs=20,
-        thoughts="nowhere; they are counted and paid",
+        thoughts="nowhere; they are counted and paid for",
         without_thoughts={"reasoning_effort": "none"},
         json_schema=True,
     ),
     Profile(
         "deepseek",
-        "DeepSeek (from its documents, 2026-11)",
+        "DeepSeek (from its documentation, 2026-11)",
         hosts=("api.deepseek.com/*",),
         completions=False,
         refuses=frozenset({"seed"}) | _LOGPROBS,
@@ -59,7 +59,7 @@ HOSTED = (
     ),
     Profile(
         "deepseek_beta",
-        "DeepSeek's beta, base URL …/beta, whose chats go on with a prefix (from its documents, 2026-11)",
+        "DeepSeek's beta, base URL …/beta, whose chats continue a prefix (from its documentation, 2026-11)",
         hosts=("api.deepseek.com/beta*",),
         completions=False,
         continues={},
@@ -71,7 +71,7 @@ HOSTED = (
     ),
     Profile(
         "mistral",
-        "Mistral; it refuses every field that it does not know (from its documents, 2026-11)",
+        "Mistral; it refuses every field that it does not know (from its documentation, 2026-11)",
         hosts=("api.mistral.ai/*",),
         completions=False,
         continues={},
@@ -86,15 +86,15 @@ HOSTED = (
     ),
     Profile(
         "anthropic",
-        "Anthropic's OpenAI-compatible endpoint (from its documents, 2026-11)",
+        "Anthropic's OpenAI-compatible endpoint (from its documentation, 2026-11)",
         hosts=("api.anthropic.com/*",),
         completions=False,
         refuses=frozenset({"seed", "top_p"}) | _LOGPROBS,  # either temperature or top_p, and no more
-        thoughts="nowhere; `body.thinking=…` switches them on all the same",
+        thoughts="nowhere; `body.thinking=…` switches them on anyway",
     ),
     Profile(
         "google",
-        "Google's OpenAI-compatible endpoint for Gemini (from its documents, 2026-11)",
+        "Google's OpenAI-compatible endpoint for Gemini (from its documentation, 2026-11)",
         hosts=("generativelanguage.googleapis.com/*",),
         completions=False,
         refuses=frozenset({"seed"}) | _LOGPROBS,
@@ -105,7 +105,7 @@ HOSTED = (
     ),
     Profile(
         "bedrock",
-        "Amazon Bedrock's OpenAI-compatible endpoint (from its documents, 2026-11)",
+        "Amazon Bedrock's OpenAI-compatible endpoint (from its documentation, 2026-11)",
         hosts=("bedrock-runtime.*.amazonaws.com/*", "bedrock-mantle.*.api.aws/*"),
         completions=False,
         cap="max_completion_tokens",
@@ -115,15 +115,15 @@ HOSTED = (
     ),
     Profile(
         "huggingface",
-        "Hugging Face's router to inference providers (from its documents, 2026-11)",
+        "Hugging Face's router to inference providers (from its documentation, 2026-11)",
         hosts=("router.huggingface.co/*",),
         completions=False,
         refuses=_LOGPROBS,  # up to the provider that it chooses
-        thoughts="as the provider that it chooses has it: in a field, or in the text",
+        thoughts="depends on the provider that it chooses: in a field, or in the text",
     ),
     Profile(
         "openrouter",
-        "OpenRouter (from its documents, 2026-11)",
+        "OpenRouter (from its documentation, 2026-11)",
         hosts=("openrouter.ai/*",),
         refuses=_LOGPROBS,  # up to the provider that it chooses
         takes_thoughts="reasoning",
@@ -132,7 +132,7 @@ HOSTED = (
     ),
     Profile(
         "groq",
-        "Groq (from its documents, 2026-11)",
+        "Groq (from its documentation, 2026-11)",
         hosts=("api.groq.com/*",),
         completions=False,
         cap="max_completion_tokens",
@@ -143,7 +143,7 @@ HOSTED = (
     ),
     Profile(
         "together",
-        "Together (from its documents, 2026-11)",
+        "Together (from its documentation, 2026-11)",
         hosts=("api.together.xyz/*", "api.together.ai/*"),
         top_k=True,
         template=True,
@@ -153,7 +153,7 @@ HOSTED = (
     ),
     Profile(
         "fireworks",
-        "Fireworks (from its documents, 2026-11)",
+        "Fireworks (from its documentation, 2026-11)",
         hosts=("api.fireworks.ai/*",),
         top_k=True,
         logprobs=5,

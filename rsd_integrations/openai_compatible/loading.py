@@ -13,7 +13,7 @@ from rsd_integrations.openai_compatible.prompts import Mode
 
 _SPEC = re.compile(r"(?P<model>.+?)(?:@(?P<url>https?://.*))?", re.DOTALL)
 _HOST = re.compile(r".*@(?:localhost|[\w.-]+:\d+|\d+(?:\.\d+){3})(?:/.*)?", re.DOTALL)
-"""What ends in a URL without `http://`; names of models may hold an @ as well."""
+"""What ends in a URL without `http://`; names of models may contain an @ too."""
 
 
 def open_endpoint(

@@ -42,7 +42,7 @@ OPEN = (
     ),
     Profile(
         "sglang",
-        "SGLang (from its documents)",
+        "SGLang (from its documentation)",
         owner=("sglang",),
         stop="kept",
         keep={"no_stop_trim": True},
@@ -98,7 +98,7 @@ OPEN = (
     # the model's template, and is tested at first use.
     Profile(
         "ollama",
-        "Ollama (from its documents)",
+        "Ollama (from its documentation)",
         owner=("library",),  # for other publishers' models, their names
         sign=("/api/version", "version"),
         continues={},

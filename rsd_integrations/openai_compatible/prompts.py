@@ -43,9 +43,9 @@ class SentPath:
     begun: str = ""
     """The text that a chat must continue."""
     markers: Markers = THINK
-    """What stands around the thoughts of the response."""
+    """The markers around the thoughts of the response."""
     character: bytes = b""
-    """The beginning of a character, which ids that are sent end in."""
+    """The beginning of a character in which the sent ids end."""
     vocabulary: Vocabulary | None = None
     """What the ids of an answer mean, where they are asked for."""
 
@@ -214,8 +214,8 @@ class Prompts:
         token. A text cut inside a character ends before it, and the next request rewrites it.
 
         Args:
-            answer: What came.
-            path: What was asked to go on; None where the answer has no opening of it.
+            answer: What arrived.
+            path: The path that it continues; None if the answer cannot repeat its opening.
             vocabulary: What its ids mean, as in `SentPath`.
         """
         ids = answer.ids
@@ -267,7 +267,7 @@ def conversation(path: Path, after: Sequence[Message] = ()) -> list[Message]:
 
 
 def markers_of(path: Path) -> Markers:
-    """What stands around the thoughts of a response."""
+    """The markers around the thoughts of a response."""
     return THINK if path.thinking is None or path.thinking.markers is None else path.thinking.markers
 
 

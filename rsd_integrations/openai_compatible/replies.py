@@ -44,7 +44,7 @@ class Replies:
 
         Raises:
             EndpointError: A retry may help.
-            Refused: It does not take the request.
+            Refused: It rejects the request.
         """
         reason = self.shown(reason_in(text))
         hopeless = remedy_of_fault(reason) if status == 500 else None

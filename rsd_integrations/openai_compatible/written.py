@@ -26,7 +26,7 @@ class Written:
     Args:
         profile: The server's profile; None if only the amount written matters.
         begun: The text that it continues, and may repeat.
-        markers: What stands around the thoughts of this response.
+        markers: The markers around the thoughts of this response.
     """
 
     def __init__(self, profile: Profile | None = None, begun: str = "", markers: Markers = THINK) -> None:

@@ -1,4 +1,4 @@
-"""The work of one HTTP request: its answers, decoded side by side, each at a place of its own."""
+"""The work of one HTTP request: its answers, decoded side by side, each in its own slot."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rsd_integrations.serve.answers import Answer, Delta
 from rsd_integrations.serve.metrics import Metrics
 
 Tell = Callable[[Answer, Delta], Awaitable[None]]
-"""What is done with what an event adds to an answer; after the last one, its result is there."""
+"""Takes what an event adds to an answer; after the last event, the answer has its result."""
 
 
 @dataclass(slots=True)
 class Job:
-    """The answers that one request wants: n to each of its prompts."""
+    """The answers to one request: n to each of its prompts."""
 
     model: str
     """The name that the client asked for."""
@@ -29,19 +29,19 @@ class Job:
     prompts: Sequence[Prompt]
     n: int = 1
     seed: int | None = None
-    """In place of the decoder's own."""
+    """Instead of the decoder's own."""
     stop: Sequence[str] = ()
     tools: bool = False
     """Whether the models may call tools."""
     trace: bool = False
-    """Whether answers tell their steps."""
+    """Whether answers include their steps."""
     form: AnswerForm | None = None
-    """Of the answers, where they have one."""
+    """The required form of the answers, if any."""
     cancel: Cancellation = field(default_factory=Cancellation)
-    """Ends all of it early; what is written by then is there, and charged."""
+    """Ends all of it early; what is written by then is kept, and charged."""
     arrived: float = field(default_factory=time.monotonic)
     answers: list[Answer] = field(init=False)
-    """One for each that is wanted, those to the same prompt together."""
+    """One for each requested answer, those to the same prompt together."""
 
     def __post_init__(self) -> None:
         self.answers = [
@@ -50,11 +50,11 @@ class Job:
 
     @property
     def results(self) -> list[Result]:
-        """Of the answers that have ended."""
+        """The results of the answers that have ended."""
         return [answer.result for answer in self.answers if answer.result is not None]
 
     async def run(self, admission: Admission, metrics: Metrics, tell: Tell) -> None:
-        """Decode all answers. The request was let in by `Admission.enter`.
+        """Decode all answers. `Admission.enter` has admitted the request.
 
         Raises:
             Exception: What the first one to fail raised; the others are ended, and everything is charged.
@@ -73,7 +73,7 @@ class Job:
                 except NoPlaceError:
                     if not begun:
                         raise
-                    await self._decode(answer, metrics, tell)  # cut before its first call, so that the others are told
+                    await self._decode(answer, metrics, tell)  # cut before its first call, to be reported too
             except Exception as error:
                 if isinstance(error, RunError) and error.partial is not None:
                     metrics.ended(self.model, error.partial)

@@ -1,4 +1,4 @@
-"""What /metrics tells, in Prometheus's text format: one registry for each server."""
+"""What /metrics reports, in Prometheus's text format: one registry for each server."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 1
 TENTHS = tuple(tenth / 10 for tenth in range(11))
 ROLES: tuple[Literal["drafter", "verifier", "target"], ...] = ("drafter", "verifier", "target")
 TOKENS = ("computed", "reused", "generated", "scored", "discarded", "estimated")
-"""What of an account is told as tokens."""
+"""The fields of an account that are reported as tokens."""
 
 
 class Metrics:
     """The counters of one server.
 
     Args:
-        admission: Whose queue is told of.
+        admission: Whose queue is reported.
     """
 
     def __init__(self, admission: Admission) -> None:

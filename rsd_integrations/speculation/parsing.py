@@ -72,7 +72,7 @@ def parsed(speculation: Speculation) -> Speculation:
             )
         if rule.learns and getattr(proposer, "tree", False):
             raise ConfigurationError(
-                f"{rule!r} learns from chains, and {proposer!r} proposes trees: take tree=false or learn=false"
+                f"{rule!r} learns from chains, and {proposer!r} proposes trees: use tree=false or learn=false"
             )
     if length is None:
         length = max(DRAFT_LENGTH, rule.least_draft)

@@ -293,7 +293,7 @@ before. Times are wall-clock, with alternating methods: `vs_target` and `vs_assi
 `embedded:prm` at δ = {DELTA} without a speculating target over with one (the target writes
 {data["target_steps_of_rsd"]:.0%} of the steps), `ngram_gain` the engine's target alone over the same with n-grams
 when it writes JSON that repeats its prompt; with prompt lookup that is {data["lookup_gain"]:.2f}. On the problems
-themselves, a table of n-grams of {data["corpus"]:,} other solutions gives {data["ngram_table_gain"]:.2f} by chains and
+themselves, an n-gram table of {data["corpus"]:,} other solutions gives {data["ngram_table_gain"]:.2f} by chains and
 {data["ngram_tree_gain"]:.2f} by trees.
 
 | figure | measured | goal | |

@@ -173,7 +173,7 @@ def test_the_doctor_tells_how_a_file_runs() -> None:
     assert "llama, Q4_1, 135 M weights" in said["file"][1]
     assert said["library"] == (
         True,
-        f"{library.library().source}, structures as in b11548 to b11739, proved by its defaults",
+        f"{library.library().source}, structures as in b11548 to b11739, verified by its defaults",
     )
     used = re.findall(r"(\w+) = 1", library.library().features)
     assert used
@@ -190,10 +190,10 @@ def test_the_doctor_tells_how_a_file_runs() -> None:
 def test_the_doctor_tells_what_to_set_and_what_is_missing() -> None:
     said = found(f"likelihood,threads=1:gguf={GEMMA}")
     assert said["batch invariant"][0] is None
-    assert "no: products with Q4_K_M round otherwise where requests run beside each other" in said["batch invariant"][1]
-    assert said["chat template"] == (None, "none: prompts are plain text, as base models go on with it")
+    assert "no: products with Q4_K_M round differently when requests run concurrently" in said["batch invariant"][1]
+    assert said["chat template"] == (None, "none: prompts are plain text, which base models continue")
     kept = found(f"judge:gguf,threads=1,context=256,batch_invariant=true:{SMOLLM2}")
-    assert kept["batch invariant"] == (True, "yes: every sequence has cells of its own")
+    assert kept["batch invariant"] == (True, "yes: every sequence has its own cells")
     assert "2,048 tokens of cache" in kept["memory"][1]  # of eight sequences, from the beginning
 
 

@@ -165,7 +165,7 @@ GOOD = {"0.1\n\n", "0.1\n\n0.1\n\n"}
 
 @pytest.mark.parametrize("kind", [Backtracking, HeuristicGreedySearch])
 def test_what_was_written_before_the_search_went_back_is_not_lost(kind: type[Decoder]) -> None:
-    """The third step fails twice, so the second is taken back; then the drafter is gone, or the FLOPs are."""
+    """The third step fails twice, so the second is removed; then the drafter is gone, or the FLOPs are."""
     with pytest.raises(DrafterError) as caught:
         going_back(kind, fails_at=5).run("question")
     assert caught.value.partial is not None

@@ -318,7 +318,7 @@ def test_what_a_baseline_needs_is_reported_at_once() -> None:
         (lambda: StepBeam(drafter=drafter, verifier=verifier, expand=2), "temperature"),
         (lambda: Backtracking(drafter=drafter, verifier=verifier, delta=2), "delta in"),
         (lambda: TiltedDecoder(drafter=drafter, verifier=verifier, target=target), "log-likelihoods"),
-        (lambda: SpeculativeDecoding(drafter=drafter, target=target), "verifies no proposed tokens"),
+        (lambda: SpeculativeDecoding(drafter=drafter, target=target), "cannot verify proposed tokens"),
         (lambda: SpecReason(drafter=drafter, target=verifier), "cannot be the target"),  # type: ignore[arg-type]
     ):
         with pytest.raises(ConfigurationError, match=words):

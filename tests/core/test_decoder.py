@@ -318,6 +318,6 @@ def test_a_policy_that_decides_away_from_a_verifiers_threshold_is_warned_of_once
         )
 
     if not fits:
-        with pytest.warns(UserWarning, match=f"exits for {policy} hold about the reward 0.5.* use binary_step:0.5"):
+        with pytest.warns(UserWarning, match=f"exits for {policy} hold around the reward 0.5.* use binary_step:0.5"):
             make()
     make()  # warnings are errors

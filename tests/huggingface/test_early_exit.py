@@ -309,7 +309,7 @@ def test_a_threshold_that_is_not_the_policys_is_warned_of(prm: Folder, heads: He
     roles: Any = {"drafter": ScriptedDrafter(["a"]), "target": ScriptedTarget(["b"])}
     RewardGuidedDecoder(**roles, verifier=model, policy=BinaryStep(delta=THRESHOLD))
     for verifier in (model, Cached(model)):
-        with pytest.warns(UserWarning, match=f"hold about the reward {THRESHOLD}, and .*delta=0.7.* decides elsewhere"):
+        with pytest.warns(UserWarning, match=f"hold around the reward {THRESHOLD}, and .*=0.7.* decides elsewhere"):
             RewardGuidedDecoder(**roles, verifier=verifier)
 
 

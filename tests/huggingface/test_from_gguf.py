@@ -207,7 +207,7 @@ def test_a_model_in_several_files_is_one(tmp_path: Folder) -> None:
     assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
     assert (first / "tokenizer.json").read_bytes() == (second / "tokenizer.json").read_bytes()
     parts[1].unlink()
-    with pytest.raises(ConfigurationError, match=r"is one of 3 files; part-00002-of-00003.gguf not beside it"):
+    with pytest.raises(ConfigurationError, match=r"is one of 3 files; missing next to it: part-00002-of-00003.gguf"):
         export(parts[0], tmp_path / "again")
 
 

@@ -140,7 +140,7 @@ def test_an_invalid_field_is_refused(fields: dict[str, Any], told: str) -> None:
 def test_a_model_of_somebody_elses_takes_no_fields_unless_it_says_so() -> None:
     model = ScriptedTarget(["x"])
     assert model.with_fields({}) is model
-    with pytest.raises(ConfigurationError, match="does not accept reasoning_effort in a single request: leave it out"):
+    with pytest.raises(ConfigurationError, match="does not accept reasoning_effort in a single request: omit it"):
         model.with_fields({"reasoning_effort": "low"})
 
 

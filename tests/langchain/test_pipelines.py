@@ -120,5 +120,5 @@ def test_chat_models_over_pipelines(
     assert ChatRSD(draft=model, target=always("no"), verifier=good).invoke(questions[0]).text == answer
     capped = ChatRSD(draft=model, target=always("no"), verifier=good, max_tokens=5).invoke(questions[0]).text
     assert len(tokenizer(capped, add_special_tokens=False)["input_ids"]) == 5
-    with pytest.raises(ConfigurationError, match="wants a user's message at the end"):
+    with pytest.raises(ConfigurationError, match="requires a user's message at the end"):
         LangChainDrafter(model, prefix="trailing_assistant")

@@ -184,7 +184,7 @@ def test_mistakes_are_refused_when_a_role_is_made() -> None:
             LangChainDrafter(chat, **options)
     with pytest.raises(ConfigurationError, match="for chat models"):
         LangChainDrafter(FakeListLLM(responses=["x"]), prefix=CONTINUE)
-    with pytest.raises(ConfigurationError, match="no LangChain model"):
+    with pytest.raises(ConfigurationError, match="not a LangChain model"):
         LangChainTarget("gpt")  # type: ignore[arg-type]
 
 

@@ -55,7 +55,7 @@ def test_any_of_the_files_of_a_model_means_the_first(tmp_path: Path) -> None:
         name.touch()
     assert find(str(names[0])) == find(str(names[2])) == names[0]
     names[1].unlink()
-    assert "one of 3 files; model-00002-of-00003.gguf not beside it" in refused(str(names[0]))
+    assert "one of 3 files; missing next to it: model-00002-of-00003.gguf" in refused(str(names[0]))
 
 
 def test_packages_with_weights_are_found_and_not_imported() -> None:

@@ -117,7 +117,7 @@ def test_a_model_in_several_files_is_one(tmp_path: Path) -> None:
         assert (header.files, header.name, header.split_count) == (tuple(files), "Five", 3)
         assert [tensor.name for tensor in header.tensors] == list(tensors)
     files[1].rename(tmp_path / "away")
-    with pytest.raises(ConfigurationError, match=r"one of 3 files; model-00002-of-00003\.gguf not beside it"):
+    with pytest.raises(ConfigurationError, match=r"one of 3 files; missing next to it: model-00002-of-00003\.gguf"):
         read_header(files[0])
     files[0].rename(tmp_path / "alone.gguf")
     with pytest.raises(ConfigurationError, match="one of 3 files of a model but not named like one"):

@@ -108,7 +108,7 @@ def test_under_a_limit_on_the_target_nothing_is_computed_in_vain(
 def test_who_cannot_speculate_is_reported_before_the_first_request(
     draft: HuggingFaceGenerator, target: HuggingFaceGenerator
 ) -> None:
-    with pytest.raises(ConfigurationError, match="verifies no proposed tokens"):
+    with pytest.raises(ConfigurationError, match="cannot verify proposed tokens"):
         RewardGuidedDecoder(
             drafter=draft, verifier=ScriptedVerifier([1.0]), target=ScriptedTarget(["x"]),
             settings=Settings(speculate="drafter"),

@@ -27,14 +27,14 @@ from tests.huggingface.tiny import make_causal_lm
 GGUF, SERVER, HF = "gguf:./no-such.gguf", "openai:model@http://127.0.0.1:9/v1", "hf:./no-such"
 LOOKUP, DRAFTER, DRAFTS = {"speculate": "lookup"}, {"speculate": "drafter"}, {"speculate_drafts": "lookup"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"target": GGUF, "settings": LOOKUP}, f"the target '{GGUF}' verifies no proposed tokens.*hf: or embedded:"),
-    ({"target": GGUF, "drafter": HF, "settings": DRAFTER}, "the target 'gguf:.*A GGUF model drafts for others at most"),
+    ({"target": GGUF, "settings": LOOKUP}, f"the target '{GGUF}' cannot verify proposed tokens.*hf: or embedded:"),
+    ({"target": GGUF, "drafter": HF, "settings": DRAFTER}, "the target 'gguf:.*A GGUF model can only draft for others"),
     ({"target": SERVER, "settings": DRAFTER}, "the target 'openai:.*a server speculates by its own settings"),
-    ({"target": "langchain:openai:gpt-5-nano", "settings": LOOKUP}, "the target 'langchain:.*verifies no proposed"),
+    ({"target": "langchain:openai:gpt-5-nano", "settings": LOOKUP}, "the target 'langchain:.*cannot verify proposed"),
     ({"target": HF, "drafter": SERVER, "settings": DRAFTER}, "the drafter 'openai:.*cannot propose tokens.*'lookup'"),
-    ({"target": HF, "drafter": GGUF, "settings": DRAFTS}, "the drafter 'gguf:.*verifies no proposed tokens"),
-    ({"target": HF, "thoughts": {"target": GGUF}, "settings": LOOKUP}, "the target 'gguf:.*verifies no proposed"),
-    ({"target": GGUF, "method": "speculative"}, "the target 'gguf:.*verifies no proposed tokens"),
+    ({"target": HF, "drafter": GGUF, "settings": DRAFTS}, "the drafter 'gguf:.*cannot verify proposed tokens"),
+    ({"target": HF, "thoughts": {"target": GGUF}, "settings": LOOKUP}, "the target 'gguf:.*cannot verify proposed"),
+    ({"target": GGUF, "method": "speculative"}, "the target 'gguf:.*cannot verify proposed tokens"),
     ({"target": SERVER, "method": "speculative:lookup"}, "the target 'openai:.*those of 'lookup'"),
     ({"target": HF, "drafter": SERVER, "method": "speculative"}, "the drafter 'openai:.*cannot propose tokens"),
     ({"target": GGUF, "method": "speculative_beams:4", "settings": {"temperature": 0.7}}, "the target 'gguf:"),
@@ -59,20 +59,20 @@ def test_a_gguf_model_may_draft() -> None:
 
 def test_frameworks_and_commands_say_the_same() -> None:
     chat = ChatRSD(draft="embedded:draft", verifier="embedded:verifier", target=GGUF, settings=Settings(**LOOKUP))
-    with pytest.raises(ConfigurationError, match=r"the target 'gguf:.*verifies no proposed tokens"):
+    with pytest.raises(ConfigurationError, match=r"the target 'gguf:.*cannot verify proposed tokens"):
         chat.invoke("How many?")
     for words in (
         ("run", "How many?", "--target", GGUF, "--method", "speculative:lookup"),
         ("eval", "--n", "1", "--target", GGUF, "--methods", "speculative:lookup"),
         ("run", "How many?", "--draft", "embedded:draft", "--target", SERVER, "--method", "speculative"),
     ):
-        with pytest.raises(ConfigurationError, match=r"the target '(gguf|openai):.*verifies no proposed tokens"):
+        with pytest.raises(ConfigurationError, match=r"the target '(gguf|openai):.*cannot verify proposed tokens"):
             rsd(*words)
 
 
 def test_objects_are_refused_by_their_role(draft: HuggingFaceGenerator) -> None:
     target = ScriptedTarget(["x"])
-    with pytest.raises(ConfigurationError, match=r"the target .*verifies no proposed tokens"):
+    with pytest.raises(ConfigurationError, match=r"the target .*cannot verify proposed tokens"):
         SpeculativeDecoding(drafter=draft, target=target)
     with pytest.raises(ConfigurationError, match=r"the target .*those of 'lookup'"):
         RewardGuidedDecoder(

@@ -40,7 +40,7 @@ def test_a_method_has_rule_and_proposer_as_text_and_as_data() -> None:
     [
         ("speculative:rule=typicl", "did you mean 'typical'"),
         ("speculative:rule=(typical:epsilon=0.1,delta=-1)", "delta: Input should be greater than or equal to 0"),
-        ("speculative:rule=typical:0.1,0.2", "gives rule twice; a value with commas stands in parentheses"),
+        ("speculative:rule=typical:0.1,0.2", "gives rule twice; put a value with commas in parentheses"),
         ("speculative:proposer=ngram:/no/such", "rsd ngrams"),
         ("speculative:draft_length=0", "draft_length"),
         ("speculative:rule=fly:9,draft_length=3", "draft_length=3 is too short for FLy"),
