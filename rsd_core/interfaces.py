@@ -76,6 +76,8 @@ class StepRequest:
     """How many steps after this one are likely to be requested next, so that the model may keep writing."""
     close: str = ""
     """The marker that ends a thought, if the step is part of one: the step ends there too, white space included."""
+    needs_top_k: bool = field(default=True, compare=False)
+    """Whether a model without top-k refuses the request; otherwise it samples from all tokens."""
 
     @property
     def splitter(self) -> Splitter | None:

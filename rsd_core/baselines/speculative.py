@@ -8,7 +8,7 @@ from typing import Any
 from rsd_core.calls import Calls
 from rsd_core.data import masked
 from rsd_core.decoder import Decoder
-from rsd_core.errors import ConfigurationError
+from rsd_core.errors import ConfigurationError, SpecError
 from rsd_core.events import Event, StepReplaced
 from rsd_core.interfaces import DRAFTER, Drafter, Speculation, SpeculativeTarget, Target
 from rsd_core.model import Model
@@ -109,5 +109,8 @@ def _may_be(model: object, *kinds: str) -> bool:
     """Whether a model may be of one of these kinds: objects, and models of other packages, are checked later."""
     if not isinstance(model, str):
         return True
-    backend, _ = parse_spec(model)
+    try:
+        backend, _ = parse_spec(model)
+    except SpecError:  # a name that the setup's own `load` knows, or else refuses
+        return True
     return backend.kind in kinds or backend.nested or backend.plugin is not None

@@ -7,6 +7,7 @@ import atexit
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import sqrt
@@ -22,6 +23,8 @@ from rsd_integrations.inprocess.runner import Runner
 
 AGING = 32
 """One part in this many of a model's waiting time is added to the time that determines its priority."""
+PATIENCE = 4
+"""A model waits for its resting rows for no longer than this many of its passes take."""
 ALL_THREADS = usable_cores()
 SINGLE_THREAD_FLOPS = 1e8
 """FLOPs per token below which one thread is fastest. Below about fifty million weights, synchronising threads costs
@@ -175,8 +178,10 @@ class Engine:
 
         Without waiting for them, rows that speculate would come back in small groups, each with passes of its own.
         """
-        works = len(self._queues[runner].works)  # most of which wake a row
-        return runner.resting_rows - works >= runner.waiting_rows + works
+        queue = self._queues[runner]
+        works = len(queue.works)  # most of which wake a row
+        patient = queue.waited < PATIENCE * runner.pass_seconds  # others may never run out of work
+        return patient and runner.resting_rows - works >= runner.waiting_rows + works
 
     def _priority(self, side_by_side: bool, runner: Runner) -> float:
         queue = self._queues[runner]
@@ -241,7 +246,8 @@ def _after_fork() -> None:
         "the process was forked during this call of a model, which continues only in the parent process: call again"
     )
     for runner in set(calls.values()):
-        runner.fail(error)
+        with suppress(Exception):  # of clearing its KV cache, which CUDA refuses in a forked process
+            runner.fail(error)
     for call in calls:
         if not call.future.done():  # it had not begun
             call.fail(error)

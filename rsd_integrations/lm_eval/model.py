@@ -173,4 +173,6 @@ def _settings(settings: Settings, options: Mapping[str, Any]) -> Settings:
     own = {"max_tokens": options.get("max_gen_toks") or options.get("max_new_tokens") or options.get("max_tokens")}
     if options.get("do_sample", True):
         own |= {name: options.get(name) for name in ("temperature", "top_p", "top_k")}
+        if own["top_k"] == -1:  # vLLM's value for all tokens
+            own["top_k"] = 0
     return settings.updated(**own)

@@ -258,7 +258,8 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         charges = Charges(self)
         with charges:
             server = await self.server()
-            self._check_top_k(request.sampling, server.profile)
+            if request.needs_top_k:
+                self._check_top_k(request.sampling, server.profile)
             if self.guesses and not server.profile.ranks:
                 raise ConfigurationError(
                     f"{self.endpoint} cannot read drafts as guesses ({server.profile.summary}): only vLLM reports "

@@ -232,7 +232,7 @@ class CriticJudge(Verifier):
             may_think = critic.until is None
         size = self.max_tokens or critic.max_tokens + (THOUGHT if may_think else 0)
         sampling = Sampling(self.temperature, critic.top_p, critic.top_k)
-        return StepRequest(tuple(range(self.samples)), size, until, sampling)
+        return StepRequest(tuple(range(self.samples)), size, until, sampling, needs_top_k=False)
 
     @property
     def _end(self) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from rsd_core import Usage
+from rsd_integrations.inprocess import engine as engines
 from rsd_integrations.inprocess.engine import AGING, Engine, _Queue
 
 
@@ -160,6 +161,22 @@ def test_a_model_waits_for_the_larger_half_of_its_rows_while_others_run() -> Non
     assert engine._choose() is target  # the drafter is of another device
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_model_whose_rows_wait_for_each_other_has_its_turn_beside_one_that_never_rests(threads: int) -> None:
+    """A model that drafts for itself always has as many rows that rest as rows that wait."""
+    target, drafter, endless = Model(Machine()), Model(Machine()), Model(Machine(), threads)
+    engine: Any = Engine(threads)
+    for model, rows, resting in ((target, 4, 4), (drafter, 4, 4), (endless, 4, 0)):
+        model.calls, model.resting_rows = [Work(1)] * rows, resting
+        engine._queues[model] = _Queue()
+    turns = []
+    for _ in range(4 * AGING):
+        turns.append(engine._choose())
+        for model, queue in engine._queues.items():
+            queue.waited = 0.0 if model is turns[-1] else queue.waited + turns[-1].pass_seconds
+    assert min(turns.count(target), turns.count(drafter)) >= AGING // 4
+
+
 def test_a_call_that_cannot_start_takes_no_later_one_along() -> None:
     engine, model = Engine(1), Model(Machine())
 
@@ -170,4 +187,25 @@ def test_a_call_that_cannot_start_takes_no_later_one_along() -> None:
     bad, *good = asyncio.run(bad_and_good())
     assert isinstance(bad, ValueError)
     assert not any(isinstance(made, Exception) for made in good)
+    engine.close()
+
+
+def test_a_forked_process_goes_on_though_a_cache_cannot_be_cleared_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CUDA refuses it: every call fails nevertheless, also of other models, and the engine starts anew."""
+
+    class OnCuda(Model):
+        def fail(self, error: BaseException) -> None:
+            super().fail(error)
+            raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+    engine: Any = Engine(1)
+    monkeypatch.setattr(engines, "_engines", {"cpu": engine})
+    engine._free_threads = 0  # nothing runs before the fork
+    models, works = [OnCuda(Machine()) for _ in range(2)], [Work(1) for _ in range(2)]
+    for model, work in zip(models, works, strict=True):
+        engine.start(model, work)
+        model.start(work)
+    engines._after_fork()
+    assert ["forked" in str(work.future.exception(0)) for work in works] == [True, True]
+    asyncio.run(asyncio.wait_for(perform(engine, Model(Machine()), 1), 10))
     engine.close()

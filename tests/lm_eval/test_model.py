@@ -102,11 +102,11 @@ def test_likelihood_tasks_are_refused_with_the_way_out() -> None:
 
 
 def test_options_of_a_request_are_read_as_the_harness_means_them() -> None:
-    seen: list[tuple[float, int]] = []
+    seen: list[tuple[float, int, int]] = []
 
     class Drafter(ScriptedDrafter):
         async def generate(self, path: CorePath, request: StepRequest) -> Generation:
-            seen.append((request.sampling.temperature, request.max_tokens))
+            seen.append((request.sampling.temperature, request.max_tokens, request.sampling.top_k))
             return await super().generate(path, request)
 
     model = RSDModel(DraftOnly(drafter=Drafter(["one two three"])))
@@ -114,9 +114,11 @@ def test_options_of_a_request_are_read_as_the_harness_means_them() -> None:
         Request("a", temperature=0.5, max_gen_toks=9, max_tokens=8),
         Request("b", temperature=0.5, do_sample=False, max_new_tokens=7, max_tokens=6),
         Request("c", until=["never", "two"]),
+        *(Request("d", temperature=0.5, max_gen_toks=5, top_k=top_k) for top_k in (20, -1)),
     ]
     assert model.generate_until(made)[2] == "one "
-    assert seen[:2] == [(0.5, 9), (0.0, 7)]
+    assert seen[:2] == [(0.5, 9, 0), (0.0, 7, 0)]
+    assert sorted(top_k for _, length, top_k in seen if length == 5) == [0, 20]
 
 
 def test_requests_are_part_of_a_run_as_wide_as_was_told() -> None:

@@ -84,6 +84,9 @@ def test_a_profile_sends_what_its_api_takes_and_reads_what_it_gives(
     with pytest.raises(ConfigurationError, match=r"top_k=20 cannot reach .*omit=top_k leaves it out"):
         TargetOnly(target=decoder.target, settings=few).run(QUESTION)
     assert len(api.requests) == asked
+    judged = StepRequest((0,), 100, None, few.sampling, needs_top_k=False)  # as a judge asks
+    assert wait_for(decoder.target.generate(Path(as_prompt(QUESTION)), judged)).steps
+    assert "top_k" not in api.requests[-1]
     left_out = connect(api, name, ",omit=top_k")
     assert TargetOnly(target=left_out, settings=few).run(QUESTION).text == ANSWER
 

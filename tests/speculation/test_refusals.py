@@ -17,6 +17,7 @@ from rsd_core import (
     SpeculativeDecoding,
     load,
 )
+from rsd_core.methods import Setup, parse_method
 from rsd_core.testing import ScriptedTarget, ScriptedVerifier
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
 from rsd_integrations.langchain import ChatRSD
@@ -49,6 +50,15 @@ def test_specs_are_refused_before_a_model_is_loaded(data: dict[str, Any], said: 
     config = RSDConfig.parse(data)
     with pytest.raises(ConfigurationError, match=f"(?s){said}"):
         config.method.build(config.setup(load))
+
+
+@pytest.mark.parametrize("method", ["speculative", "speculative:lookup", "rsd"])
+def test_names_that_a_setup_loads_itself_are_not_refused(
+    method: str, draft: HuggingFaceGenerator, target: HuggingFaceGenerator
+) -> None:
+    models = {"small": draft, "large": target, "judge": ScriptedVerifier([1.0])}
+    setup = Setup("small", "judge", "large", settings=Settings(speculate="lookup"), load=models.__getitem__)
+    assert target in parse_method(method).build(setup).models
 
 
 def test_a_gguf_model_may_draft() -> None:

@@ -120,6 +120,7 @@ def test_genprm_is_asked_as_it_was_trained() -> None:
     assert asked.prompt[1].content == "Question: Mia has 45 apples.\n\nShe has 45."
     assert asked.prompt[4].content == "<analyze>\nLet's analyze the Paragraph 2 step by step: "
     assert len(request.seeds) == 2
+    assert (request.sampling.top_k, request.needs_top_k) == (20, False)  # many servers have none
     assert words == ("Yes", "No")
     assert after.text.endswith("</analyze>\n<output>\n**Judgement**: $\\boxed{")
 
