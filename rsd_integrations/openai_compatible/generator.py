@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Self
 
 from rsd_core import (
@@ -169,9 +169,11 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         if self._known_profile is not None:
             self._check_top_k(sampling, self._known_profile)
 
-    def _check_top_k(self, sampling: Sampling, profile: Profile) -> None:
+    def _check_top_k(self, sampling: Sampling, profile: Profile, *, needed: bool = True) -> None:
         sent = sampling.top_k if sampling.temperature > 0 and not self.fields.decides("top_k") else 0
-        if sent and not profile.top_k:
+        if sent and not profile.top_k and not needed:
+            _warn_of_top_k(str(self.endpoint), sent)
+        elif sent and not profile.top_k:
             raise ConfigurationError(
                 f"top_k={sent} cannot reach {self.endpoint}: {profile.summary} has no such field. Use top_k=0, which "
                 "samples from all tokens, or top_p; omit=top_k leaves it out for this model, and body.top_k=N sends "
@@ -258,8 +260,7 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
         charges = Charges(self)
         with charges:
             server = await self.server()
-            if request.needs_top_k:
-                self._check_top_k(request.sampling, server.profile)
+            self._check_top_k(request.sampling, server.profile, needed=request.needs_top_k)
             if self.guesses and not server.profile.ranks:
                 raise ConfigurationError(
                     f"{self.endpoint} cannot read drafts as guesses ({server.profile.summary}): only vLLM reports "
@@ -513,3 +514,9 @@ class OpenAIGenerator(Resident, TakesFields, Drafter, Target):
                 "server behind it, or remove logprobs=true."
             )
         return replace(step, size=size, logprobs=logprobs[: len(step.tokens) or None], native=answer.native)
+
+
+@cache
+def _warn_of_top_k(endpoint: str, top_k: int) -> None:
+    """Warn once for each server."""
+    logger.warning("%s has no top-k, so it samples from all tokens instead of the likeliest %d", endpoint, top_k)

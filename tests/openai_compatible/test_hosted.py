@@ -60,7 +60,7 @@ def test_every_profile_of_a_hosted_api_has_a_fake() -> None:
 
 @pytest.mark.parametrize("api", VENDORS, indirect=True)
 def test_a_profile_sends_what_its_api_takes_and_reads_what_it_gives(
-    api: Hosted, connect: Connect, request: pytest.FixtureRequest
+    api: Hosted, connect: Connect, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = request.node.callspec.params["api"]
     decoder = TargetOnly(target=connect(api, name), settings=TURN)
@@ -87,6 +87,7 @@ def test_a_profile_sends_what_its_api_takes_and_reads_what_it_gives(
     judged = StepRequest((0,), 100, None, few.sampling, needs_top_k=False)  # as a judge asks
     assert wait_for(decoder.target.generate(Path(as_prompt(QUESTION)), judged)).steps
     assert "top_k" not in api.requests[-1]
+    assert "has no top-k, so it samples from all tokens instead of the likeliest 20" in caplog.text
     left_out = connect(api, name, ",omit=top_k")
     assert TargetOnly(target=left_out, settings=few).run(QUESTION).text == ANSWER
 
