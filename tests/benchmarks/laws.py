@@ -97,7 +97,8 @@ def markdown(data: dict[str, Any]) -> str:
 ## The distribution of speculation
 
 Made by `python -m tests.benchmarks.laws`, {data["date"]}, {data["machine"]}, {data["draws"]:,} texts of three tokens
-drawn with each proposer: whether they come from the target's own distribution, by a chi-square test.
+drawn with each proposer: whether they come from the target's own distribution, by a chi-square test. Proposals
+that were not drawn (n-grams) change no token, so their rows are equal.
 
 | proposed by | sampling | p-value |
 |---|---|---|
