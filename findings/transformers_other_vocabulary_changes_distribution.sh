@@ -3,8 +3,9 @@
 # Versions: transformers==5.23.0, torch==2.13.0
 # Expected: speculative sampling is lossless, whatever drafts: so says the paper that this follows (arXiv:2502.05202).
 # Seen: the drafter's probabilities are put in another order than its words, as the order of `get_vocab()` is no order
-#   of ids. First tokens are off by half of the probability (total variation, it varies by process); with a drafter
-#   of the same vocabulary, or one whose `get_vocab()` is sorted, by no more than 300 draws explain.
+#   of ids. First tokens are off by half of the probability or more (total variation; the order is another each
+#   time); with a drafter of the same vocabulary, or one whose `get_vocab()` is sorted, by no more than chance in
+#   300 draws.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -58,8 +59,9 @@ class Sorted(PreTrainedTokenizerFast):
 
 ordered = Sorted(tokenizer_object=others.backend_tokenizer)
 alone, same = distance(), distance(assistant_model=model(2, len(words)))
-off, right = distance(**other(others)), distance(**other(ordered))
+off = max(distance(100, **other(tokenizer("xy jihgfedcba"))) for _ in range(3))  # each has an order of its own
+right = distance(**other(ordered))
 print(f"alone {alone:.2f}, same vocabulary {same:.2f}, other vocabulary {off:.2f}, other and sorted {right:.2f}")
-assert max(alone, same, right) < 0.12 and off > 0.2
+assert max(alone, same, right) < 0.12 and off > 0.3
 print('as seen before')
 END
