@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # JSON Schema's `pattern`: llguidance searches it, xgrammar and outlines-core match the whole
 # Versions: outlines-core==0.2.14, llguidance==1.9.1, xgrammar==0.2.9, torch==2.13.0
-# Expected: a string fits `pattern` where the expression is found somewhere in it, so JSON Schema: the three engines of vLLM
-#   agree.
+# Expected: a string fits `pattern` where the expression is found somewhere in it, so JSON Schema: the three engines that
+#   vLLM offers agree.
 # Seen: `[0-9]` admits "step 7" in llguidance only, and the other two write one digit and nothing else. `^Step` admits
 #   "Step" alone in xgrammar and no string at all in outlines-core, which puts the quotation mark before `^`. With
 #   both `^` and `$` they agree.

@@ -3,10 +3,9 @@
 # Versions: transformers==5.23.0, torch==2.13.0
 # Expected: a drafter of another vocabulary drafts through text once both tokenizers are given; whether they are the same is
 #   seen from their words.
-# Seen: the number of rows decides. With as many words in another order (49,152 in SmolLM2 and StarCoder2, say),
-#   `assistant_tokenizer` is refused, as "the main and assistant models use the same tokenizer"; without it the
-#   drafter reads and drafts ids of the wrong words. One unused row more, and the same drafter, which computes what
-#   the target does, is right.
+# Seen: the number of rows decides. With as many words in another order, `assistant_tokenizer` is refused, as "the main
+#   and assistant models use the same tokenizer"; without it the drafter reads and drafts ids of the wrong words.
+#   One unused row more, and the same drafter, which computes what the target does, is right.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -4,7 +4,7 @@
 # Expected: the drafter reads the chat that the target reads; both vocabularies have its markers.
 # Seen: the prompt goes over as text without its special tokens, by both ways that transformers knows (greedy and
 #   sampled): the drafter reads `user\nadd\nassistant\n` where the target reads the same with `<|im_start|>` and
-#   `<|im_end|>`, so it drafts for a plain text. What comes out is the target's, only fewer drafts are right.
+#   `<|im_end|>`, so it drafts for a plain text.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
