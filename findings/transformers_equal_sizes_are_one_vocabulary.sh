@@ -4,8 +4,8 @@
 # Expected: a drafter of another vocabulary drafts through text once both tokenizers are given; whether they are the same is
 #   seen from their words.
 # Seen: the number of rows decides. With as many words in another order, `assistant_tokenizer` is refused, as "the main
-#   and assistant models use the same tokenizer"; without it the drafter reads and drafts ids of the wrong words.
-#   One unused row more, and the same drafter, which computes what the target does, is right.
+#   and assistant models use the same tokenizer"; without it the drafter reads and drafts ids of the wrong words: no
+#   draft is right. With one unused row more, the same drafter saves two thirds of the target's passes.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -62,7 +62,7 @@ target.forward = counted
 both = dict(tokenizer=words, assistant_tokenizer=others)
 one, different = cost(16), cost(17, **both)
 print(f"passes of the target for 40 tokens: {one} with 16 words each, {different} with a row more and both tokenizers")
-assert one > 20 and different < 12
+assert one == 40 and different < 20
 try:
     cost(16, **both)
 except ValueError as error:
