@@ -34,7 +34,7 @@ def test_an_older_build_comes_from_history_and_is_what_its_processes_import(clon
 
 def test_a_tree_without_the_packages_is_not_measured(tmp_path: File) -> None:
     """The installed ones would be imported in their place."""
-    with pytest.raises(SystemExit, match="is imported where"):
+    with pytest.raises(SystemExit, match="is imported instead of"):
         core.Build("empty", tmp_path).check()
 
 

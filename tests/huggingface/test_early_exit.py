@@ -483,9 +483,9 @@ def test_the_command_writes_a_file_that_loads(
         (["embedded:prm", "exits.safetensors", "--layers", "3,2"], "ascending"),
         (
             ["embedded:prm", "exits.safetensors", "--n", "40"],
-            "--n 40 is too few .* --agreement 0.99; give 179 at least",
+            "--n 40 is too few .* --agreement 0.99; give at least 179",
         ),
-        (["embedded:prm", "exits.safetensors", "--n", "66", "--agreement", "0.9"], "give 67 at least"),
+        (["embedded:prm", "exits.safetensors", "--n", "66", "--agreement", "0.9"], "give at least 67"),
         (["embedded:prm", "exits.safetensors", "--layers", "2,5"], "below the last of 5 layers"),
     ],
 )

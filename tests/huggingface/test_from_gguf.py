@@ -236,7 +236,7 @@ REFUSED: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object]
         "tokenizer is of the kind 't5'; supported are gpt2",
     ),
     "splitting": ("llama", settings(tokenizer__ggml__pre="tekken"), "the text splitter 'tekken' is not supported"),
-    "no splitting": ("llama", settings(tokenizer__ggml__pre=None), "texts split as None does"),
+    "no splitting": ("llama", settings(tokenizer__ggml__pre=None), "the text splitter None is not supported"),
     "no vocabulary": ("llama", settings(tokenizer__ggml__tokens=None), "holds no vocabulary"),
     "no width": ("llama", settings(llama__embedding_length=None), "it lacks embedding_length"),
     "no accuracy": (

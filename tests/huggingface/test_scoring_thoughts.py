@@ -320,7 +320,7 @@ def test_a_marker_alone_has_no_likelihood(tmp_path: Folder) -> None:
     path = Path(as_prompt(QUESTION), thinking=Thinking(THINK, "<think>\n")).extend(Step("Add.\n\n", "delimiter"))
     for tok in (qwen(), thinker(str(qwen().chat_template))):
         model = load_likelihood(str(language_model(tmp_path / str(len(tok)), tok)))
-        with pytest.raises(VerifierError, match="a step has no token to judge"):
+        with pytest.raises(VerifierError, match="has no token to judge"):
             asyncio.run(model.score(path, [Step("</think>\n\n", "delimiter")]))
 
 

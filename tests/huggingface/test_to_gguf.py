@@ -234,8 +234,8 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], object], str]] = {
     "layers": ("gemma3", changed(**SLIDING), "with sliding window layers"),
     "queries": ("gemma3", changed(query_pre_attn_scalar=64), "with query_pre_attn_scalar 32"),
     "cap": ("gemma3", changed(final_logit_softcapping=30.0), "with final_logit_softcapping None"),
-    "biases": ("qwen3", changed(attention_bias=True), "with attention_bias False, and this checkpoint has True"),
-    "heads": ("qwen2", changed(head_dim=32), "with heads times their width 64, and this checkpoint has 128"),
+    "biases": ("qwen3", changed(attention_bias=True), "with attention_bias False, but this checkpoint has True"),
+    "heads": ("qwen2", changed(head_dim=32), "with heads times their width 64, but this checkpoint has 128"),
     "rotation": (
         "qwen2",
         changed(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
@@ -284,7 +284,7 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], object], str]] = {
         retokenized(pre_tokenizer={"type": "Whitespace"}),
         r"splits texts like none of llama.cpp's .*\(qwen2, llama-bpe, smollm, gpt-2\): \[{'type': 'Whitespace'}\]",
     ),
-    "whole pieces": ("llama", retokenized(model={"ignore_merges": True}), "splits texts as none"),
+    "whole pieces": ("llama", retokenized(model={"ignore_merges": True}), "splits texts like none"),
     "lower case": (
         "llama",
         retokenized(normalizer={"type": "Lowercase"}),

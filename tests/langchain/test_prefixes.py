@@ -47,11 +47,11 @@ WORKS = [
 ]
 REFUSED = [
     ("ChatDeepSeek", "prefix_flag", r"drops the mark.*openai:deepseek-chat@https://api\.deepseek\.com/beta"),
-    ("ChatOpenAI", "prefix_flag", "sends no mark"),
-    ("ChatAnthropic", "prefix_flag", "sends no mark"),
-    ("ChatGoogleGenerativeAI", "prefix_flag", "sends no mark"),
-    ("ChatBedrockConverse", "prefix_flag", "sends no mark"),
-    ("ChatOllama", "prefix_flag", "sends no mark"),
+    ("ChatOpenAI", "prefix_flag", "does not mark the last message"),
+    ("ChatAnthropic", "prefix_flag", "does not mark the last message"),
+    ("ChatGoogleGenerativeAI", "prefix_flag", "does not mark the last message"),
+    ("ChatBedrockConverse", "prefix_flag", "does not mark the last message"),
+    ("ChatOllama", "prefix_flag", "does not mark the last message"),
     ("ChatMistralAI", "trailing_assistant", "prefix_flag"),
     ("ChatOpenAI, Responses", CONTINUE, "use_responses_api=False"),
     ("ChatOpenAI, Responses", "trailing_assistant", "use_responses_api=False"),
@@ -158,7 +158,7 @@ def test_openai_and_deepseek_go_on_with_nothing_unmarked(monkeypatch: pytest.Mon
         with pytest.raises(ConfigurationError, match="base_url=… names a server that does"):
             LangChainDrafter(ChatOpenAI(model="gpt-4.1-nano", api_key=SecretStr(KEY)), prefix=prefix)
         options: Any = {"model": "deepseek-chat", "api_key": SecretStr(KEY)}
-        with pytest.raises(ConfigurationError, match="a message that is marked"):
+        with pytest.raises(ConfigurationError, match="only a marked message"):
             LangChainDrafter(ChatDeepSeek(**options), prefix=prefix)
 
 
