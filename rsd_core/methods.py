@@ -465,8 +465,11 @@ class SpeculativeMethod(Plain):
     def learns(self) -> bool:
         return self._learns
 
-    def build(self, setup: Setup) -> Decoder:
+    def check(self, setup: Setup) -> None:
         check_specs(self.proposer, setup.given["target"], setup.given["drafter"])
+
+    def build(self, setup: Setup) -> Decoder:
+        self.check(setup)
         return super().build(setup)
 
     @property
@@ -484,8 +487,11 @@ class SpeculativeBeamsMethod(Sampled):
     levels: Annotated[int, Field(ge=1, le=64)] = 4
     confidence: Annotated[float, Field(gt=0, le=1)] = 0.7
 
-    def build(self, setup: Setup) -> Decoder:
+    def check(self, setup: Setup) -> None:
         check_specs(DRAFTER, setup.given["target"], setup.given["drafter"])
+
+    def build(self, setup: Setup) -> Decoder:
+        self.check(setup)
         return SpeculativeBeams(
             drafter=setup.drafter,
             target=setup.target,

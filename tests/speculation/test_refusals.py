@@ -19,6 +19,7 @@ from rsd_core import (
 )
 from rsd_core.methods import Setup, parse_method
 from rsd_core.testing import ScriptedTarget, ScriptedVerifier
+from rsd_integrations.evaluation import evaluate
 from rsd_integrations.huggingface import HuggingFaceGenerator, load_generator
 from rsd_integrations.langchain import ChatRSD
 from rsd_integrations.speculation.parsing import parsed
@@ -113,3 +114,10 @@ def test_beams_end_where_the_drafter_reads_no_further(tmp_path: File, caplog: py
     assert "writes a step without beams" in caplog.text
     assert "reads at most 64" in caplog.text
     assert result.ledger.target.generated > 64
+
+
+@pytest.mark.parametrize("method", ["speculative", "speculative_beams:2"])
+def test_an_evaluation_refuses_before_its_other_methods_run(method: str) -> None:
+    config = RSDConfig(drafter="hf:no/such", target="gguf:/no/such.gguf")
+    with pytest.raises(ConfigurationError, match=r"the target 'gguf:/no/such\.gguf' cannot verify proposed tokens"):
+        evaluate(config, "embedded", ["draft", method], 1, 1)
