@@ -22,7 +22,7 @@ import torch
 from pydantic import PrivateAttr, SerializeAsAny
 from torch import Tensor
 
-from rsd_core import Decoder, Result, Settings, SpeculativeDecoding, TargetOnly, load
+from rsd_core import Decoder, Settings, SpeculativeDecoding, TargetOnly, load
 from rsd_integrations.evaluation.statistics import compare, wilson
 from rsd_integrations.evaluation.tasks import Item, find_task
 from rsd_integrations.speculation.corrections import Calibrated, Noting
@@ -140,10 +140,9 @@ class Answers:
 
 
 def answers(decoder: Decoder, items: Sequence[Item]) -> Answers:
-    """Answer the problems concurrently."""
-    began, results = time.perf_counter(), list[Result]()
-    for begin in range(0, len(items), BATCH):
-        results += decoder.run_many([item.prompt for item in items[begin : begin + BATCH]])
+    """Answer the problems, `BATCH` of them at any time."""
+    began = time.perf_counter()
+    results = decoder.run_many([item.prompt for item in items], concurrency=BATCH)
     seconds = time.perf_counter() - began
     rows = [
         (bool(item.verdict(result.text).right), result.ledger.total.flops, result.ledger.total.flops_paper)
@@ -174,10 +173,12 @@ def measured(family: str, items: Sequence[Item], corrections: Path) -> list[dict
         def row(method: str, rule: str, made: Answers, passes: int | None, against: Answers) -> None:
             right = sum(right for right, *_ in made.rows)
             versus = compare(made.rows, against.rows)
+            told = f"{family}, temperature {temperature:g}, {method} {rule}"  # noqa: B023 - called within its iteration
+            print(f"{told}: {made.seconds:.0f} s", flush=True)
             rows.append(
                 {
                     "family": family,
-                    "temperature": temperature,  # noqa: B023 - called within its iteration
+                    "temperature": temperature,  # noqa: B023
                     "method": method,
                     "rule": rule,
                     "accuracy": made.accuracy,
