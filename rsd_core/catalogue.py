@@ -194,3 +194,5 @@ _ALL = (
 )
 BUILT_IN: dict[str, Backend] = {backend.kind: backend for backend in _ALL}
 """The kinds by name."""
+FILES = {"huggingface": "rsd_integrations.huggingface.loading", "llamacpp": "rsd_integrations.llamacpp.files"}
+"""By extra, the module whose `find` says what is wrong with a local path."""

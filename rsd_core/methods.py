@@ -49,7 +49,7 @@ from rsd_core.ledger import Role
 from rsd_core.model import Model
 from rsd_core.plugins import Registry, of_class
 from rsd_core.policies import AlwaysDraft, AlwaysTarget, BinaryStep, FirstSteps, FirstToken, Policy, WeightingPolicy
-from rsd_core.registry import has_no_price, load, parse_spec
+from rsd_core.registry import check_spec, has_no_price, load, parse_spec
 from rsd_core.roles import Roles
 from rsd_core.settings import Settings
 from rsd_core.speculating import check_speculation
@@ -86,6 +86,7 @@ class Setup:
         self.given: dict[Role, str | Model] = {"drafter": drafter, "verifier": verifier, "target": target}
         self.policy = policy or BinaryStep()
         self.settings = settings or Settings()
+        self.loads_specs = load is None  # else names may be no specs, and paths of another machine
         self._load = load or _loader()
 
     @property
@@ -152,6 +153,9 @@ class Method(Data):
         Raises:
             ConfigurationError: Says what, and what to do.
         """
+        for model in (*self.models(setup), *setup.thoughts.values()):
+            if isinstance(model, str) and setup.loads_specs:
+                check_spec(model)
 
     def models(self, setup: Setup) -> list[str | Model]:
         """The setup's models that it needs, as specs or objects."""
@@ -170,6 +174,7 @@ class Plain(Method):
     decoder: ClassVar[Callable[..., Decoder]]
 
     def build(self, setup: Setup) -> Decoder:
+        self.check(setup)
         taken = signature(self.decoder).parameters
         own = {name: value for name, value in self if name in taken}
         for role in self.roles:
@@ -221,16 +226,16 @@ class RSDMethod(Method):
             drafter, target = (thoughts.get(role, setup.given[role]) for role in ("drafter", "target"))
             check_specs(setup.settings.speculate, target, drafter)
             check_specs(setup.settings.speculate_drafts, drafter, None)
-        for policy in (self.policy or setup.policy, setup.thoughts.get("policy")):
-            if policy is None or policy.needs_known != "price":
-                continue
-            specs = [model for model in self.models(setup) if isinstance(model, str)]
-            if missing := [masked(spec) for spec in dict.fromkeys(specs) if has_no_price(spec)]:
+        policies = (self.policy or setup.policy, setup.thoughts.get("policy"))
+        if any(policy is not None and policy.needs_known == "price" for policy in policies):
+            specs = dict.fromkeys(model for model in self.models(setup) if isinstance(model, str))
+            if missing := [masked(spec) for spec in specs if has_no_price(spec)]:
                 raise ConfigurationError(
                     f"a policy with cost_in=money needs the price of every model, and {', '.join(missing)} has "
                     "none: use cost_in=flops or cost_in=seconds; a model behind a URL takes "
                     "prompt_price=… and generated_price=… in its spec"
                 )
+        super().check(setup)
 
     def build(self, setup: Setup) -> RewardGuidedDecoder:
         self.check(setup)
@@ -296,6 +301,7 @@ class BeamMethod(Sampled):
     width: Count = 4
 
     def build(self, setup: Setup) -> Decoder:
+        self.check(setup)
         return StepBeam(
             drafter=setup.drafter,
             verifier=setup.verifier(),
@@ -361,6 +367,7 @@ class Unverified(Method):
         """Who writes the thought, and who writes the answer."""
 
     def build(self, setup: Setup) -> Decoder:
+        self.check(setup)
         thought, answer = self.policies()
         return RewardGuidedDecoder(
             drafter=setup.drafter,
@@ -422,6 +429,7 @@ class SpecCoTMethod(Sampled):
         return super().settings(base.updated(lookahead=0)).updated(candidates=self.n)
 
     def build(self, setup: Setup) -> Decoder:
+        self.check(setup)
         return RewardGuidedDecoder(
             drafter=setup.drafter,
             verifier=TargetChoice(setup.target),
@@ -467,10 +475,7 @@ class SpeculativeMethod(Plain):
 
     def check(self, setup: Setup) -> None:
         check_specs(self.proposer, setup.given["target"], setup.given["drafter"])
-
-    def build(self, setup: Setup) -> Decoder:
-        self.check(setup)
-        return super().build(setup)
+        super().check(setup)
 
     @property
     def roles(self) -> tuple[Role, ...]:  # type: ignore[override]
@@ -489,6 +494,7 @@ class SpeculativeBeamsMethod(Sampled):
 
     def check(self, setup: Setup) -> None:
         check_specs(DRAFTER, setup.given["target"], setup.given["drafter"])
+        super().check(setup)
 
     def build(self, setup: Setup) -> Decoder:
         self.check(setup)

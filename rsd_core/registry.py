@@ -25,7 +25,7 @@ from functools import partial
 from types import NoneType
 from typing import Any, Literal, get_args, overload
 
-from rsd_core.catalogue import BUILT_IN, Backend
+from rsd_core.catalogue import BUILT_IN, FILES, Backend
 from rsd_core.data import masked, unknown
 from rsd_core.errors import DISTRIBUTION, ConfigurationError, MissingDependency, RSDError, SpecError
 from rsd_core.interfaces import Drafter, Target, Verifier
@@ -234,18 +234,20 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
 
 
 def check_spec(spec: str) -> None:
-    """Check the names and types of a spec's options as `load` does, without loading anything.
+    """Check the names and types of a spec's options as `load` does, and local paths, without loading anything.
 
     Raises:
         SpecError: An option is unknown, missing, or of another type.
         MissingDependency: The backend needs a package that is not installed.
-        ConfigurationError: The package that brings the kind is broken.
+        ConfigurationError: The package that brings the kind is broken, or there is no model in a local path.
     """
     backend, rest = parse_spec(spec)
     _checked_factory(backend, rest, options_of(spec), spec)
     if backend.nested:
         for part in parts_of(rest):
             check_spec(part)
+    elif backend.extra in FILES and rest.startswith((".", "/", "~")):
+        importlib.import_module(FILES[backend.extra]).find(rest)
 
 
 def has_no_price(spec: str) -> bool:

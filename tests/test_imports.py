@@ -182,7 +182,7 @@ def test_the_core_stays_small() -> None:
 
     algorithm = (ROOT / "rsd_core" / "algorithm.py").read_text()
     assert len(algorithm.split("async def _decode")[1].splitlines()) < 60  # the paper on one screen
-    assert lines("") < 6450  # what surrounds it, policies and baselines apart, is read in an afternoon
+    assert lines("") < 6460  # what surrounds it, policies and baselines apart, is read in an afternoon
     assert lines("policies") < 1300
     assert lines("baselines") < 1150
 

@@ -22,7 +22,7 @@ from rsd_core import (
     parse_method,
 )
 from rsd_core.blocking import iterate
-from rsd_core.methods import RSDMethod
+from rsd_core.methods import RSDMethod, Setup
 from rsd_integrations.evaluation.described import described
 from rsd_integrations.evaluation.grading_process import GradingLimit
 from rsd_integrations.evaluation.journal import EvaluationJournal
@@ -83,7 +83,7 @@ def evaluate(
     if replay is not None and (record or journal):
         raise ConfigurationError("a replay takes seconds and asks no model: leave record and journal out")
     began = time.monotonic()
-    parsed = _checked(methods, config)
+    parsed = _checked(methods, config.setup(replay and replay.load))
     items = find_task(task).draw(n, seed)
     label = task if isinstance(task, str) else find_task(task).model_dump_json()
     problems = [(item.question, item.reference) for item in items]
@@ -129,11 +129,11 @@ def _in_turn(
                 yield k * n + i, answer
 
 
-def _checked(methods: Sequence[str], config: RSDConfig) -> dict[str, Method]:
+def _checked(methods: Sequence[str], setup: Setup) -> dict[str, Method]:
     """The methods by their texts, checked as far as possible before models are loaded."""
     parsed = {name: parse_method(name) for name in methods}
     for method in parsed.values():
-        method.check(config.setup())
+        method.check(setup)
     return parsed
 
 

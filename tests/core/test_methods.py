@@ -1,5 +1,7 @@
 """Methods: which decoder a configuration makes, as data."""
 
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from rsd_core import (
 )
 from rsd_core.methods import METHODS, RSDMethod
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
+from rsd_integrations.evaluation import evaluate
 from tests.core.plugin_packages import install
 
 SCRIPTED = {"drafter": "scripted:draft", "verifier": "scripted:verifier", "target": "scripted:target"}
@@ -209,3 +212,33 @@ def test_a_custom_method_as_an_object() -> None:
             return TargetOnly(target=setup.target, settings=setup.settings)
 
     assert type(RSDConfig(**SCRIPTED, method=Alone()).build()) is TargetOnly
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"target": "hf:/no/such"}, "there is no folder '/no/such'"),
+        ({"target": "hf:./no-such", "method": "target"}, "there is no folder './no-such'"),
+        ({"target": "hf:./no-such", "method": "speculative"}, "there is no folder './no-such'"),
+        ({"drafter": "gguf:~/no-such.gguf"}, "there is no file '~/no-such.gguf'"),
+        ({"verifier": "judge:hf:./no-such"}, "there is no folder './no-such'"),
+        ({"verifier": "prm:gguf=./no-such.gguf"}, "there is no file './no-such.gguf'"),
+        ({"thoughts": {"target": "hf:../no-such"}}, "there is no folder '../no-such'"),
+        ({"target": "hf,dtyp=int8:./no-such"}, "dtyp"),
+    ],
+)
+def test_what_is_wrong_with_any_model_is_said_before_one_is_loaded(
+    data: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(spec: str) -> None:
+        raise AssertionError(f"{spec} is loaded")
+
+    monkeypatch.setattr("rsd_core.methods.load", load)
+    config = RSDConfig.parse(data)
+    for run in (config.build, partial(evaluate, config, "embedded", ["draft", data.get("method", "rsd")], 1, 1)):
+        with pytest.raises(ConfigurationError, match=re.escape(said)):
+            run()
+
+
+def test_methods_need_no_models_of_other_roles() -> None:
+    assert RSDConfig.parse({"target": "hf:/no/such", "method": "draft"}).build().models

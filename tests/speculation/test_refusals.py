@@ -118,6 +118,6 @@ def test_beams_end_where_the_drafter_reads_no_further(tmp_path: File, caplog: py
 
 @pytest.mark.parametrize("method", ["speculative", "speculative_beams:2"])
 def test_an_evaluation_refuses_before_its_other_methods_run(method: str) -> None:
-    config = RSDConfig(drafter="hf:no/such", target="gguf:/no/such.gguf")
-    with pytest.raises(ConfigurationError, match=r"the target 'gguf:/no/such\.gguf' cannot verify proposed tokens"):
+    config = RSDConfig(drafter="hf:no/such", target="gguf:no/such.gguf")
+    with pytest.raises(ConfigurationError, match=r"the target 'gguf:no/such\.gguf' cannot verify proposed tokens"):
         evaluate(config, "embedded", ["draft", method], 1, 1)
