@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -56,17 +58,24 @@ def end_if_idle(never_worked: Iterable[str], remedy: str) -> None:
 
 @contextlib.contextmanager
 def resumable(how: Callable[[], str]) -> Iterator[None]:
-    """On Ctrl-C, say what is saved and how to continue, and end with exit code 130.
+    """On Ctrl-C or SIGTERM, say what is saved and how to continue, and end with exit code 130 or 143.
 
     Args:
         how: Returns the message when it is needed.
     """
+    terminated = False
+
+    def as_ctrl_c(_: int, frame: FrameType | None) -> None:
+        nonlocal terminated
+        terminated = True
+        interrupt = signal.getsignal(signal.SIGINT)  # an event loop has its own; a shell's background job has none
+        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, as_ctrl_c)
     try:
         yield
     except KeyboardInterrupt:
-        _interrupted(how())
-
-
-def _interrupted(words: str) -> NoReturn:
-    say(f"Interrupted. {words}", "yellow")
-    raise typer.Exit(130)
+        say(f"{'Terminated' if terminated else 'Interrupted'}. {how()}", "yellow")
+        raise typer.Exit(128 + (signal.SIGTERM if terminated else signal.SIGINT)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

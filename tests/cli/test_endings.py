@@ -48,7 +48,9 @@ main()
 """
 
 
-def interrupted(tmp_path: Path, *words: str, rows: Path | None = None) -> subprocess.CompletedProcess[str]:
+def interrupted(
+    tmp_path: Path, *words: str, rows: Path | None = None, by: signal.Signals = signal.SIGINT
+) -> subprocess.CompletedProcess[str]:
     """A command with slow models, and Ctrl-C once it has worked for a while, or has written some rows."""
     log = tmp_path / "log"
     watched = rows or log
@@ -60,7 +62,7 @@ def interrupted(tmp_path: Path, *words: str, rows: Path | None = None) -> subpro
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         out, err = process.communicate(timeout=60)
     assert "Traceback" not in err
     return subprocess.CompletedProcess(command, process.returncode, out, err)
@@ -74,12 +76,17 @@ def prompts(tmp_path: Path) -> Path:
     return file
 
 
-def test_an_interrupted_batch_says_how_to_go_on(tmp_path: Path, prompts: Path) -> None:
+@pytest.mark.parametrize(
+    ("by", "code", "word"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+)
+def test_a_batch_that_is_ended_says_how_to_go_on(
+    tmp_path: Path, prompts: Path, by: signal.Signals, code: int, word: str
+) -> None:
     out = tmp_path / "out.jsonl"
-    done = interrupted(tmp_path, "batch", str(prompts), "--out", str(out), "--concurrency", "2", *SCRIPTED)
+    done = interrupted(tmp_path, "batch", str(prompts), "--out", str(out), "--concurrency", "2", *SCRIPTED, by=by)
     rows = len(read_rows(out)) - 1
-    assert done.returncode == 130
-    assert f"Interrupted. {rows} of 200 problems are in {out}; the same command continues from there" in done.stderr
+    assert done.returncode == code
+    assert f"{word}. {rows} of 200 problems are in {out}; the same command continues from there" in done.stderr
     assert 0 < rows < 200
     assert not list(tmp_path.glob(".*"))  # and no lock remains
 
