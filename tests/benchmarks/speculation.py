@@ -263,7 +263,7 @@ def shapes(tokens: int, rounds: int, rate: float, *, sample: bool) -> dict[str, 
 def markdown(data: dict[str, Any]) -> str:
     """The figures as a section of a page."""
     goals = "\n".join(
-        f"| `{name}` | {data[name]:.2f} | ≥ {goal:g} | {'met' if data[name] >= goal else '**missed**'} |"
+        f"| `{name}` | {data[name]:.3f} | ≥ {goal:g} | {'met' if data[name] >= goal else '**missed**'} |"
         for name, goal in GOALS.items()
     )
     rows = "\n".join(
