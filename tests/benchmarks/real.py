@@ -141,7 +141,8 @@ def figures(runs: Mapping[str, Run], nouns: Sequence[Noun]) -> dict[str, dict[st
         compared = asdict(found.compare(name, "target"))
         rows[name] = {
             "n": method.n,
-            **{key: row[key] for key in ("accuracy", "ci95", "target_share", "errors", "degraded")},
+            "ci95": list(found.ci95(name)),
+            **{key: row[key] for key in ("accuracy", "target_share", "errors", "degraded")},
             "translations_right": float(right[:, 0].mean()),
             "plurals_right": float(right[:, 1].mean()),
             **{key: compared[key] for key in ("difference", "p_value", "only_first", "only_second")},
