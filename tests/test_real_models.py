@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from rsd_core import RSDConfig
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget
 from rsd_integrations.evaluation import evaluate
 from tests.benchmarks import nouns, real
 from tests.cookbook.build import FOLDER
@@ -47,6 +48,18 @@ def test_thresholds_are_chosen_on_nouns_that_nobody_is_asked_for_later() -> None
     shown = {(language, word) for language, words in nouns.SHOWN.items() for word in words}
     assert not shown & {(noun.language, noun.word) for noun in (*dev, *test)}
     assert {noun.language for noun in test[:6]} == set(nouns.SHOWN)  # a sample has all languages
+
+
+def test_the_figures_of_a_run_compare_with_the_target() -> None:
+    asked = [nouns.Noun("German", word, meanings) for word, meanings in (("Hund", ("dog",)), ("Wald", ("forest",)))]
+    models = real.Models(ScriptedDrafter([" dog\n", "Plural: dog\n"]), ScriptedTarget([" dog\n", "Plural: dogs\n"]), {})
+    runs = {name: real.run(decoder, asked, name) for name, decoder in models.alone().items()}
+    found = real.figures(runs, asked)
+    assert found["target"]["accuracy"] == 0.5
+    assert found["target"]["target_share"] == 1.0
+    assert found["target"]["ci95"] == pytest.approx([0.09, 0.91], abs=0.01)
+    assert (found["draft"]["translations_right"], found["draft"]["plurals_right"]) == (0.5, 0.0)
+    assert found["draft"]["difference"] == -0.5
 
 
 def test_the_area_under_the_curve_counts_pairs() -> None:
