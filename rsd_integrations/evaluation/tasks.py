@@ -21,6 +21,7 @@ from rsd_core.prompts import STEP_BY_STEP
 from rsd_core.thoughts.reading import split_unopened
 from rsd_integrations.data_files import ANSWERS, FILES, QUESTIONS, as_written, guessed
 from rsd_integrations.data_sources import read_table
+from rsd_integrations.display.reading import counted
 from rsd_integrations.embedded import task as embedded
 from rsd_integrations.embedded.checker import is_right
 from rsd_integrations.evaluation.choices import options, with_choices
@@ -150,8 +151,8 @@ class DatasetTask(Task):
             raise ConfigurationError(f"{self.path} has no rows{kept}; it needs one for each problem")
         if n is not None and n > len(rows):
             raise ConfigurationError(
-                f"{self.path} has {len(rows)} problems; {n} were requested: request at most {len(rows)}, or for all "
-                "(--all; in Python, n=None)"
+                f"{self.path} has {counted(len(rows), 'problem')}; {n} were requested: request at most "
+                f"{len(rows)}, or for all (--all; in Python, n=None)"
             )
         drawn = rows if n is None else random.Random(seed).sample(rows, n)
         question, answer = self._columns(dict.fromkeys(name for row in rows for name in row))
