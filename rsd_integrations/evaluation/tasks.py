@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import random
 from abc import abstractmethod
@@ -183,7 +184,7 @@ class DatasetTask(Task):
         return question, answer
 
     def _item(self, row: Mapping[str, Any], question_column: str, answer_column: str | None) -> Item:
-        question, messages = _asked(row.get(question_column), self.path)
+        question, messages = _asked(row, question_column, self.path)
         answer = row.get(answer_column) if answer_column else None
         if isinstance(answer, list):  # some datasets give several equivalent answers
             answer = answer[0] if answer else None
@@ -198,12 +199,14 @@ class DatasetTask(Task):
         return Item(question, reference, partial(GRADERS[grader], reference), self.system, grader, messages)
 
 
-def _asked(value: Any, path: str) -> tuple[str, Prompt]:
+def _asked(row: Mapping[str, Any], column: str, path: str) -> tuple[str, Prompt]:
     """A question, and the conversation before it."""
+    value = row.get(column)
     try:
         prompt = as_prompt(value if isinstance(value, list) else as_written(value) or "")
     except (ConfigurationError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigurationError(f"{path}: the question {value!r:.80} is not a valid prompt: {error}") from error
+        where = f"{path}: in the row {json.dumps(row, ensure_ascii=False, default=str):.120}"
+        raise ConfigurationError(f"{where}, the question in {column!r} is not a valid prompt: {error}") from error
     return (prompt[-1].content, prompt) if isinstance(value, list) else (str(as_written(value)), ())
 
 

@@ -299,6 +299,16 @@ def test_a_batch_reads_folders_and_writes_rows(tmp_path: Path) -> None:
         read_problems("dataset:x,splitt=train")
 
 
+def test_a_line_that_cannot_be_asked_is_counted_and_told_in_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "How many seats?"}\n{"prompt": ""}\n')
+    result = CliRunner().invoke(app, ["batch", str(file), "--out", str(tmp_path / "out.jsonl"), *WORDS])
+    told = " ".join(result.output.split())
+    assert f"1 line of {file} cannot be asked. The first: line 2 is not a prompt" in told
+    assert ".;" not in told
+    assert "1 of 2 problems failed; the errors are in" in str(result.exception)
+
+
 def test_rows_of_an_unfinished_batch_say_what_is_missing(tmp_path: Path) -> None:
     out, file = tmp_path / "out.jsonl", tmp_path / "rows.jsonl"
     problems = as_problems(["one", "two"])
