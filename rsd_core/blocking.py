@@ -84,6 +84,7 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
         if not done.done():
             loop.call_soon_threadsafe(lambda: tasks[0].cancel())
             wait([done])
+            work.close()  # if it never began
         raise
 
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import NoneType
-from typing import Any, Literal, get_args, overload
+from typing import Annotated, Any, Literal, get_args, get_origin, overload
 
 from rsd_core.catalogue import BUILT_IN, FILES, Backend
 from rsd_core.data import masked, unknown
@@ -41,7 +41,7 @@ ROLES: dict[Role, type[Model]] = {"drafter": Drafter, "verifier": Verifier, "tar
 
 
 def _of_package(plugin: Plugin) -> Backend:
-    return Backend(plugin.name, plugin.value, "", f"plugin from the package {plugin.package}", plugin=plugin)
+    return Backend(plugin.name, plugin.value, "", f"a model by the plugin package {plugin.package}", plugin=plugin)
 
 
 BACKENDS = Registry("kind of model", GROUP, BUILT_IN, _of_package)
@@ -77,10 +77,9 @@ def parse_spec(spec: str, role: Role | None = None) -> tuple[Backend, str]:
     backend, rest = _of_gguf(backend, rest, spec)
     if not rest:
         raise SpecError(f"{masked(spec)!r} is incomplete: after {kind!r} and a colon comes {backend.summary}")
-    if wrong := [option for option in options if "=" not in option]:
-        raise SpecError(
-            f"{masked(spec)!r}: {wrong[0]!r} is not an option; options are written {kind},KEY=VALUE:{masked(rest)}"
-        )
+    if wrong := [option.rstrip("=") for option in options if not option.partition("=")[2]]:
+        form = f"{kind},KEY=VALUE:{masked(rest)}"
+        raise SpecError(f"{masked(spec)!r}: {wrong[0]!r} has no value; options are written {form}")
     if not backend.nested and (after := re.search(r"(.+?),(\w[\w.]*=.*)", rest)):
         before = f"{','.join([kind, *options, after[2]])}:{after[1]}"
         raise SpecError(f"{masked(spec)!r}: options go before the colon: {masked(before)}")
@@ -307,13 +306,12 @@ def _check_options(
     try:
         signature.bind(rest, **options)
     except TypeError as error:
-        raise SpecError(
-            f"{masked(spec)!r}: {error}; options of {backend.kind} are {', '.join(known) or 'none'}"
-        ) from error
+        takes_all = f"options of {backend.kind} are {', '.join(known) or 'none'}"
+        raise SpecError(f"{masked(spec)!r}: {error}; {takes_all}") from error
 
 
 def check_types(factory: Callable[..., Model], options: dict[str, Any], spec: str) -> None:
-    """Refuse an option annotated as number, text or boolean that has another type.
+    """Refuse an option annotated as number, text or boolean that has another type, or fails its annotation's checks.
 
     Args:
         factory: Function or class that takes the options.
@@ -329,6 +327,7 @@ def check_types(factory: Callable[..., Model], options: dict[str, Any], spec: st
         return
     for name in options.keys() & parameters.keys():
         annotation, value = parameters[name].annotation, options[name]
+        annotation, *checks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
         kinds = set(get_args(annotation) or (annotation,))
         if not kinds <= {int, float, bool, str, NoneType}:
             continue
@@ -336,13 +335,11 @@ def check_types(factory: Callable[..., Model], options: dict[str, Any], spec: st
         if not isinstance(value, tuple(takes)) or (isinstance(value, bool) and bool not in kinds):
             wanted = " or ".join(_TYPES[kind] for kind in _TYPES if kind in kinds)
             fix = f'; quote it to make it a text: {name}="…"' if str in kinds and value is not None else ""
-            raise SpecError(f"{masked(spec)!r}: {name} takes {wanted}{_got(name, value)}{fix}")
-
-
-def _got(name: str, value: object) -> str:
-    """The given value, unless it is a secret."""
-    given = f"{name}={value}"
-    return f" (got {value!r})" if masked(given) == given else ""
+            given = f"{name}={value}"
+            got = f" (got {value!r})" if masked(given) == given else ""  # unless it is a secret
+            raise SpecError(f"{masked(spec)!r}: {name} takes {wanted}{got}{fix}")
+        for check in checks:  # of a name, before anything is fetched
+            check(value)
 
 
 _TYPES: dict[type, str] = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
-from rsd_core.data import Data, explain, of_kind
+from rsd_core.data import Data, explain, nearest, of_kind
 from rsd_core.errors import ConfigurationError
 from rsd_core.plugins import Registry, of_class
 
@@ -153,6 +153,7 @@ BUILT_IN: dict[str, type[Splitter]] = {"delimiter": Delimiter, "sentence": Sente
 SPLITTERS = Registry("splitter", "rsd.splitters", BUILT_IN, of_class(Splitter))  # type: ignore[type-abstract]
 """All known splitters by kind, including those of installed packages."""
 NAMED = {"blank_line": "\n\n", "line": "\n"}
+AS_TEXT = "A text between steps is written exactly as in the responses, white space included"
 
 
 def parse_delimiter(delimiter: str | Mapping[str, Any] | Splitter) -> str | Splitter:
@@ -162,16 +163,15 @@ def parse_delimiter(delimiter: str | Mapping[str, Any] | Splitter) -> str | Spli
     delimiter.
 
     Raises:
-        ConfigurationError: Unknown kind or parameter, or an empty text.
+        ConfigurationError: Unknown kind or parameter, an empty text, or a misspelt name.
     """
     try:
-        parsed: str | Splitter = _parse(delimiter)
+        return _parse(delimiter)
     except ValidationError as error:
         raise ConfigurationError(f"{delimiter!r} is not a valid delimiter: {explain(error)}") from error
-    return parsed
 
 
-def _parse(delimiter: Any) -> Any:
+def _parse(delimiter: Any) -> str | Splitter:
     if isinstance(delimiter, Splitter):
         return delimiter.text if type(delimiter) is Delimiter else delimiter
     if isinstance(delimiter, str):
@@ -184,6 +184,8 @@ def _parse(delimiter: Any) -> Any:
             return of_kind({"kind": delimiter}, SPLITTERS, "splitter")
         if not delimiter:
             raise ConfigurationError("an empty text cannot end a step: give one such as '\\n\\n', or a splitter's name")
+        if delimiter.isidentifier() and (near := nearest(delimiter, (*NAMED, *SPLITTERS))):
+            raise ConfigurationError(f"{delimiter!r} is not a splitter; did you mean {near!r}? {AS_TEXT}")
         return delimiter
     return _parse(of_kind(delimiter, SPLITTERS, "splitter"))
 

@@ -35,7 +35,7 @@ from rsd_integrations.cli.options import (
 from rsd_integrations.cli.progress import batch_progress
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
 from rsd_integrations.data_files import check_written_format
-from rsd_integrations.display.reading import duration, spending
+from rsd_integrations.display.reading import counted, duration, spending
 
 
 def batch(
@@ -139,10 +139,13 @@ def batch(
     end_if_idle(counts.faults.never_worked, "Fix the cause, then run the same command again: it retries them")
     if counts.refused:
         bad = next(problem.error for problem in problems if problem.error is not None)
-        say(f"{counts.refused} lines of {prompts} are not prompts. The first: {bad}; {FORM}", "yellow")
+        lines = counted(counts.refused, "line")
+        say(f"{lines} of {prompts} cannot be asked. The first: {bad.rstrip('.')}; {FORM}", "yellow")
     if counts.failed:
         again = "Run again to retry." if counts.failed > counts.refused else "Correct these lines, then run again."
-        raise RSDError(f"{counts.failed} of {counts.total} problems failed; their errors are in {out}. {again}")
+        raise RSDError(
+            f"{counts.failed} of {counted(counts.total, 'problem')} failed; the errors are in {out}. {again}"
+        )
 
 
 def _on_ray(address: str | None, actors: str | None, concurrency: int) -> Callable[..., Progress]:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 
 from rsd_core import BinaryStep, RSDConfig, RSDError, WeightingPolicy
 from rsd_core.methods import RSDMethod
-from rsd_integrations.cli.eval_tables import with_interval
+from rsd_integrations.cli.eval_tables import add_columns, table_of, with_interval
 from rsd_integrations.cli.evaluate import TASK, JsonFile, PlotFile, draw
 from rsd_integrations.cli.options import (
     Concurrency,
@@ -30,7 +29,7 @@ from rsd_integrations.cli.options import (
     read_mapping,
 )
 from rsd_integrations.cli.terminal import Terminal, plain, resumable, say, written
-from rsd_integrations.display.reading import amount, unit_of
+from rsd_integrations.display.reading import amount, counted, digits, unit_of
 from rsd_integrations.evaluation import Calibration, calibrate, find_task
 from rsd_integrations.evaluation.calibration import Row, write_policy
 from rsd_integrations.evaluation.calibration import plot as plot_calibration
@@ -150,27 +149,21 @@ def _chosen(
         return calibration.budget(target_share), f"budget of {target_share:.0%}"
     if accuracy is None:
         policy = calibration.cheapest()
-        return policy, f"δ = {policy.delta:.4g}"
+        return policy, f"δ = {policy.delta:.6g}"
     held = calibration.holding(accuracy)
     keeps = f"{held.expected:.1%} of the target's accuracy, at least {held.at_least:.1%} with 95 % confidence"
-    return BinaryStep(delta=held.delta), f"δ = {held.delta:.4g}, which keeps {keeps}"
+    return BinaryStep(delta=held.delta), f"δ = {held.delta:.6g}, which keeps {keeps}"
 
 
 def _calibration_table(calibration: Calibration, config: RSDConfig, chosen: WeightingPolicy | None) -> Table:
     """The drafter alone, thresholds from low to high with the chosen one among them, and the target alone."""
     setup = described(config)
     names = ", ".join(f"{role} {setup[role]}" for role in ("drafter", "verifier", "target"))
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
-        title=plain(f"{len(calibration.problems)} problems\n{names}", "italic"),
-        title_justify="left",
-        caption=plain("estimates per problem with 95 % intervals (bootstrap); the drafter alone is without a verifier"),
-        caption_justify="left",
+    table = table_of(
+        f"{counted(len(calibration.problems), 'problem')}\n{names}",
+        "estimates per problem with 95 % intervals (bootstrap); the drafter alone is without a verifier",
     )
-    for column in ("δ", "target", "paper's\nFLOPs", "all\nFLOPs", "accuracy"):
-        table.add_column(column, justify="right", overflow="fold")
+    add_columns(table, ("δ", "target", "paper's\nFLOPs", "all\nFLOPs", "accuracy"))
     delta = chosen.delta if isinstance(chosen, BinaryStep) else None
     shown = calibration.curve[:: max(1, len(calibration.curve) // 14)]
     if delta is not None and all(row.delta != delta for row in shown):
@@ -178,7 +171,7 @@ def _calibration_table(calibration: Calibration, config: RSDConfig, chosen: Weig
     table.add_row(*_cells("drafter", calibration.alone("drafter")))
     for row in shown:
         is_chosen = delta is not None and row.delta == delta
-        table.add_row(*_cells(f"{'→ ' * is_chosen}{row.delta:.4f}", row), style="bold" if is_chosen else None)
+        table.add_row(*_cells(f"{'→ ' * is_chosen}{row.delta:.6f}", row), style="bold" if is_chosen else None)
     table.add_row(*_cells("target", calibration.alone("target")))
     return table
 
@@ -201,5 +194,5 @@ def _flops(value: float | None, ci95: tuple[float, float] | None) -> str:
     if value is None or ci95 is None:
         return "unknown"
     size, prefix = unit_of(value)
-    low, high = (f"{end / size:.3g}" for end in ci95)
-    return f"{value / size:.3g} ({low}–{high}) {prefix}"
+    low, high = (digits(end / size) for end in ci95)
+    return f"{digits(value / size)} ({low}–{high}) {prefix}"

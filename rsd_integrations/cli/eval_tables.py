@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from rsd_integrations.cli.terminal import plain
-from rsd_integrations.display.reading import amount, duration
+from rsd_integrations.display.reading import amount, counted, digits, duration
 from rsd_integrations.evaluation import Comparison, Report
 from rsd_integrations.evaluation.rows import Paired
 
@@ -18,11 +18,11 @@ from rsd_integrations.evaluation.rows import Paired
 def eval_tables(report: Report) -> Iterator[Table]:
     """All methods side by side, and each against the target, if that was run."""
     priced = any(method.cost for method in report.methods.values())
-    seeds = f"seeds {report.seed} to {report.seed + report.seeds - 1}" if report.seeds > 1 else f"seed {report.seed}"
-    table = _table(f"{report.task}, {report.n} problems, {seeds}\n{_setup(report)}", _notes(report))
-    _columns(table, ("method", "accuracy\n(95 %)", "target", "paper's\nFLOPs", "all\nFLOPs", "time"))
+    title = f"{report.task}, {counted(report.n, 'problem')}, {report.seeded}\n{_setup(report)}"
+    table = table_of(title, _notes(report))
+    add_columns(table, ("method", "accuracy\n(95 %)", "target", "paper's\nFLOPs", "all\nFLOPs", "time"))
     if priced:
-        _columns(table, ("cost",))
+        add_columns(table, ("cost",))
     alone = report.methods[report.reference]
     for name, method in report.methods.items():
         n = max(1, method.n)
@@ -37,9 +37,8 @@ def eval_tables(report: Report) -> Iterator[Table]:
         )
     yield table
     if compared := report.comparisons():
-        test = "McNemar's exact test" if report.seeds == 1 else "sign-flip test over problems"
-        table = _table(f"\naccuracy against {report.reference}, paired", f"bootstrap; {test}")
-        _columns(table, ("method", "difference (95 %)", "p"))
+        table = table_of(f"\naccuracy against {report.reference}, paired", f"bootstrap; {report.test}")
+        add_columns(table, ("method", "difference (95 %)", "p"))
         for name, comparison in compared.items():
             table.add_row(plain(name), _difference(comparison), f"{comparison.p_value:.2g}")
         yield table
@@ -48,12 +47,13 @@ def eval_tables(report: Report) -> Iterator[Table]:
 def compared_table(found: Sequence[Paired], first: str, second: str) -> Table:
     """Two evaluations side by side, method by method."""
     unpaired = sum(one.unpaired for one in found)
-    table = _table(
+    tests = " and ".join(dict.fromkeys(one.test for one in found))
+    table = table_of(
         f"A: {first}\nB: {second}",
-        "paired over the same problems; bootstrap intervals, McNemar's exact test"
-        + f"; {unpaired} graded answers without a counterpart are left out" * bool(unpaired),
+        f"paired over the same problems; bootstrap intervals, {tests}"
+        + f"; {counted(unpaired, 'graded answer')} without a counterpart left out" * bool(unpaired),
     )
-    _columns(table, ("method", "n", "A", "B", "A - B (95 %)", "p", "FLOPs B / A"))
+    add_columns(table, ("method", "n", "A", "B", "A - B (95 %)", "p", "FLOPs B / A"))
     for one in found:
         comparison = one.comparison
         name = one.first if one.first == one.second else f"{one.first} / {one.second}"
@@ -71,7 +71,7 @@ def compared_table(found: Sequence[Paired], first: str, second: str) -> Table:
 
 def money(amount: float | None) -> str:
     """An amount of money to four digits, in the currency of the prices."""
-    return "unknown" if amount is None else f"{amount:.4g}"
+    return "unknown" if amount is None else digits(amount, 4)
 
 
 def with_interval(value: float, ends: tuple[float, float]) -> str:
@@ -80,22 +80,24 @@ def with_interval(value: float, ends: tuple[float, float]) -> str:
     return f"{value:.3f} ({low}–{high})"
 
 
-def _table(title: str, caption: str) -> Table:
+def table_of(title: str, caption: str) -> Table:
+    """An empty table, without blank columns at its right: each method's figures fit into 80."""
     return Table(
         box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
-        title=plain(title, "italic"),
+        show_edge=False,
+        padding=(0, 0, 0, 1),
+        title=plain(f"{title}\n", "italic"),
         title_justify="left",
-        caption=plain(caption),
+        caption=plain(f"\n{caption}"),
         caption_justify="left",
     )
 
 
-def _columns(table: Table, names: Sequence[str]) -> None:
+def add_columns(table: Table, names: Sequence[str]) -> None:
+    """Add columns of figures, which stay on one line; a long `method` continues on the next."""
     for name in names:
         justify: Literal["left", "right"] = "left" if name == "method" else "right"
-        table.add_column(name, justify=justify, overflow="fold")
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name != "method")
 
 
 def _setup(report: Report) -> str:
@@ -111,7 +113,9 @@ def _notes(report: Report) -> str:
         spent += f", cost {money(totals['cost'])}"
     parts = [
         f"Replayed from {report.replayed}." * bool(report.replayed),
-        f"Per problem: FLOPs, and how many times fewer than {report.reference}; time, {report.in_flight}"
+        "Per problem: FLOPs"
+        + f", and how many times fewer than {report.reference}" * (len(report.methods) > 1)
+        + f"; time, {report.in_flight}"
         + "; cost" * bool(totals["cost"])
         + ".",
         f"In total: {spent}, in {duration(totals['seconds'] or 0.0)}.",

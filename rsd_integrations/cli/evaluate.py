@@ -35,11 +35,11 @@ from rsd_integrations.cli.options import (
 from rsd_integrations.cli.progress import eval_progress
 from rsd_integrations.cli.score import processbench
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say, written
-from rsd_integrations.data_files import check_written_format
+from rsd_integrations.data_files import FILES, check_written_format
 from rsd_integrations.evaluation import Evaluation, Report, evaluate, markdown
 from rsd_integrations.evaluation.plots import accuracy_against_cost, check_format
 from rsd_integrations.evaluation.recipes import find_recipe, recipe_names
-from rsd_integrations.evaluation.tasks import TASKS
+from rsd_integrations.evaluation.tasks import TASKS, DatasetTask, find_task
 from rsd_integrations.output_files import write_output
 from rsd_integrations.recorded import RECORDED_RUNS, Replay
 
@@ -157,6 +157,9 @@ def eval_(
         )
         for run in (runs[:1] if task is not None else runs)
     ]
+    if tape is not None and task is None:
+        for run in runs:
+            _check_here(run.task)
     journals, plots = (_numbered(file, len(runs)) for file in (journal, plot))
     check_outputs(json=json_file, markdown=markdown_file, rows=rows, plot=plots, journal=journals, record=record)
     for file in plots:
@@ -223,6 +226,18 @@ def _recorded(tape: Replay) -> list[_Run]:
         one = found.setdefault(key, _Run(run["task"], [], run["n"], run["seed"], run["seeds"]))
         one.methods.extend(method for method in run["methods"] if method not in one.methods)
     return list(found.values())
+
+
+def _check_here(task: str) -> None:
+    """Find out whether the file of a recorded task is here.
+
+    Raises:
+        RSDError: It is not: the record was made in another folder.
+    """
+    source = find_task(task)
+    path = Path(source.path) if isinstance(source, DatasetTask) else None
+    if path is not None and path.suffix.lower() in FILES and not path.exists():
+        raise RSDError(f"the recorded task {task!r} is not here: run in the folder of {path}, or name it with --task")
 
 
 def _replay(file: str, **others: object) -> Replay:

@@ -113,7 +113,7 @@ class Reading:
         """One line: steps, shares, time."""
         result, rate = self.result, self.result.acceptance_rate
         accepted = "" if rate is None else f", {rate:.0%} of drafts accepted"
-        steps = f"{len(result.steps)} step{'s' * (len(result.steps) != 1)}"
+        steps = counted(len(result.steps), "step")
         return f"{steps}, {result.target_share:.0%} by the target{accepted}, {result.seconds:.2f} s"
 
     def verdict(self, step: StepRecord) -> str:
@@ -169,7 +169,7 @@ def folded_thought(steps: Iterable[StepRecord | None]) -> str:
     written = [step for step in steps if step is None or step.author != "limit"]
     whole = [step for step in written if step is not None]
     tokens, by_target = sum(step.size for step in whole), sum(step.author == "target" for step in whole)
-    words = [f"{len(written)} step{'s' * (len(written) != 1)}"]
+    words = [counted(len(written), "step")]
     words += [f"{tokens:,} tokens"] if tokens else []
     words += [f"{by_target} by the target"] if by_target else []
     return f"thought: {', '.join(words)}"
@@ -201,26 +201,40 @@ def amount(value: float | None) -> str:
     if value is None:
         return "unknown"
     size, prefix = unit_of(value)
-    return f"{value / size:.3g} {prefix}".rstrip()
+    return f"{digits(value / size)} {prefix}".rstrip()
 
 
 def unit_of(value: float) -> tuple[float, str]:
-    """The unit in which a number has one to three digits before its point, and that unit's prefix."""
+    """The unit in which a number, rounded, has one to three digits before its point, and that unit's prefix."""
     units = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-    return next(((size, prefix) for size, prefix in units if value >= size), (1.0, ""))
+    return next(((size, prefix) for size, prefix in units if value >= _ROUNDED * size), (1.0, ""))
+
+
+_ROUNDED = 0.9995
+"""From this share of a unit on, three digits round up to it: 999.6 ms are 1 s."""
+
+
+def digits(value: float, count: int = 3) -> str:
+    """A number to so many digits; a larger one has all before its point, in place of an exponent."""
+    return f"{value:.{count}g}" if abs(value) < 10**count - 0.5 else f"{value:.0f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """How many there are: `1 problem`, `50 problems`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def duration(seconds: float) -> str:
     """A time with its unit, from microseconds to hours."""
     for size, unit in ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
+        if seconds >= _ROUNDED * size:
+            return f"{digits(seconds / size)} {unit}"
+    return f"{digits(seconds * 1e6)} µs"
 
 
 def spending(account: Account) -> str:
     """What was spent, in words: tokens, FLOPs and money, as far as they are known."""
     parts = [f"{amount(account.computed)} tokens"]
     parts += [f"{amount(account.flops)} FLOPs"] if account.flops is not None else []
-    parts += [f"cost {account.cost:.4g}"] if account.cost else []
+    parts += [f"cost {digits(account.cost, 4)}"] if account.cost else []
     return ", ".join(parts)

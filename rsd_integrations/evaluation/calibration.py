@@ -194,7 +194,7 @@ class Calibration:
             graded = sum(one.target_right is not None for one in self.problems)
             raise RunError(
                 f"no threshold keeps {accuracy:.1%} of the target's accuracy with 95 % confidence and saves "
-                f"anything, on {graded} problems with known answers: δ = {safest.delta:.4g} is expected to keep "
+                f"anything, on {graded} problems with known answers: δ = {safest.delta:.6g} is expected to keep "
                 f"{safest.expected:.1%}, and at least {safest.at_least:.1%}. Record more problems, ask for less, or "
                 "use the target alone (always_target)"
             )

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, ValidationError
 
 from rsd_core import ConfigurationError, Reader
 from rsd_core.data import explain, nearest
-from rsd_core.splitting import NAMED, SPLITTERS, Splitter, parse_delimiter, splitter
+from rsd_core.splitting import AS_TEXT, Splitter, parse_delimiter, splitter
 
 MARKED = "marked"
 
@@ -52,11 +52,8 @@ def parse_splitter(text: str) -> str | Splitter:
         except ValidationError as error:
             raise ConfigurationError(f"{text!r} is not a valid splitter: {explain(error)}") from error
     parsed = parse_delimiter(text)
-    if parsed == text and text.isidentifier() and (near := nearest(text, (MARKED, *NAMED, *SPLITTERS))):
-        raise ConfigurationError(
-            f"{text!r} is not a splitter; did you mean {near!r}? A text between steps is written exactly as in the "
-            "solutions, white space included"
-        )
+    if parsed == text and text.isidentifier() and nearest(text, [MARKED]):
+        raise ConfigurationError(f"{text!r} is not a splitter; did you mean {MARKED!r}? {AS_TEXT}")
     return parsed
 
 

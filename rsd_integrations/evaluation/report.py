@@ -6,8 +6,18 @@ from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rsd_integrations.display.reading import counted
 from rsd_integrations.evaluation.outcome import Outcome, idle
-from rsd_integrations.evaluation.statistics import Comparison, Interval, bootstrap, compare, interval, wilson
+from rsd_integrations.evaluation.statistics import (
+    MCNEMAR,
+    SIGN_FLIPS,
+    Comparison,
+    Interval,
+    bootstrap,
+    compare,
+    interval,
+    wilson,
+)
 from rsd_integrations.role_faults import never_worked
 
 
@@ -136,10 +146,12 @@ class Report:
     """Totals so far."""
 
     def __post_init__(self) -> None:
+        # In this order, sums and intervals are the same to the last digit, whichever answer was ready first.
+        self.outcomes = {name: dict(sorted(outcomes.items())) for name, outcomes in self.outcomes.items()}
         for name, outcomes in self.outcomes.items():
             self.methods[name] = MethodReport()
-            for number in sorted(outcomes):  # in this order, sums are the same to the last digit
-                self.methods[name].add(outcomes[number])
+            for outcome in outcomes.values():
+                self.methods[name].add(outcome)
 
     @property
     def n(self) -> int:
@@ -189,7 +201,8 @@ class Report:
     def _faults(self, name: str) -> dict[str, str]:
         method = self.methods[name]
         return {
-            kind: f"{name}: {_SAID.get(kind, kind)} {faults.count} times in {faults.answers} of {method.n} answers"
+            kind: f"{name}: {_SAID.get(kind, kind)} {counted(faults.count, 'time')} "
+            + f"in {faults.answers} of {counted(method.n, 'answer')}"
             + (f", most recently with {faults.last[:200]!r}" if faults.last else "")
             for kind, faults in method.faults.items()
         }
@@ -199,17 +212,28 @@ class Report:
         """The graders, and how many problems have no reference answer, and how many answers were not graded."""
         latest = {i: outcome for outcomes in self.outcomes.values() for i, outcome in outcomes.items()}
         graders = Counter(outcome.grader for outcome in latest.values() if outcome.grader)
-        unknown = sum(outcome.correct is None and not outcome.ungraded for outcome in latest.values())
+        unknown = {i for i, outcome in latest.items() if outcome.correct is None and not outcome.ungraded}
         parts = (
             ["graded as " + ", ".join(f"{name} ({count})" for name, count in graders.most_common())] if graders else []
         )
         if unknown:
-            parts.append(f"accuracy over {len(latest) - unknown} of {len(latest)} problems: the others have no answer")
+            known, whole = (len({i % self.n for i in numbers}) for numbers in (latest.keys() - unknown, latest))
+            parts.append(f"accuracy over {known} of {counted(whole, 'problem')}: the others have no answer")
         if ungraded := sum(
             method.faults["ungraded"].count for method in self.methods.values() if "ungraded" in method.faults
         ):
-            parts.append(f"{ungraded} answers could not be graded and are not counted")
+            parts.append(f"{counted(ungraded, 'answer')} could not be graded and are not counted")
         return "; ".join(parts)
+
+    @property
+    def seeded(self) -> str:
+        """The seeds, in words."""
+        return f"seed {self.seed}" if self.seeds == 1 else f"seeds {self.seed} to {self.seed + self.seeds - 1}"
+
+    @property
+    def test(self) -> str:
+        """The test for equal accuracy, in words."""
+        return MCNEMAR if self.seeds == 1 else SIGN_FLIPS
 
     def ci95(self, name: str) -> Interval:
         """The interval of a method's accuracy: Wilson's, or bootstrap over problems with several seeds."""

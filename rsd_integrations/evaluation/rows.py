@@ -10,7 +10,7 @@ from typing import Any, Self
 from rsd_core import ConfigurationError, MissingDependency
 from rsd_integrations.data_files import read_records, typed, write_records
 from rsd_integrations.evaluation.report import Report
-from rsd_integrations.evaluation.statistics import Comparison, compare
+from rsd_integrations.evaluation.statistics import MCNEMAR, SIGN_FLIPS, Comparison, compare
 from rsd_integrations.result_rows import RESULT_COLUMNS
 
 COLUMNS = {
@@ -51,6 +51,8 @@ class Paired:
     second_accuracy: float
     unpaired: int
     """Answers of either without a graded counterpart in the other."""
+    test: str
+    """The test that the p-value is from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Evaluation:
                     f"{file}, row {line.number}: {line.error or wrong}; it is not a file "
                     "of an evaluation's rows, which `rsd eval --rows FILE` writes"
                 ) from error
+        if not rows:
+            raise ConfigurationError(f"{file} is empty; `rsd eval --rows FILE` writes one row per answer")
         return cls(rows, str(file))
 
     def write(self, file: Path) -> None:
@@ -134,13 +138,15 @@ class Evaluation:
                 f"graded answer to the same question with the same seed ({len(mine)} and {len(theirs)} answers)"
             )
         first, second = ([_figures(rows[key]) for key in both] for rows in (mine, theirs))
+        comparison = compare(first, second, [key[:2] for key in both])
         return Paired(
             method,
             other_method,
-            compare(first, second, [key[:2] for key in both]),
+            comparison,
             sum(right for right, *_ in first) / len(both),
             sum(right for right, *_ in second) / len(both),
             len(mine) + len(theirs) - 2 * len(both),
+            MCNEMAR if comparison.n == len(both) else SIGN_FLIPS,
         )
 
     def _graded(self, method: str) -> dict[tuple[str, int, int], dict[str, Any]]:
@@ -186,8 +192,7 @@ def pairs(first: Evaluation, second: Evaluation, methods: Sequence[str] = ()) ->
 def _rows(report: Report) -> list[dict[str, Any]]:
     rows = []
     for method, outcomes in report.outcomes.items():
-        for number in sorted(outcomes):
-            outcome = outcomes[number]
+        for number, outcome in sorted(outcomes.items()):
             question, reference = report.problems[number % report.n]
             rows.append(
                 {name: getattr(outcome, name) for name in COLUMNS if hasattr(outcome, name)}

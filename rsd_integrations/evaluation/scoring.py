@@ -153,9 +153,9 @@ def _solution(where: str, row: Any, error: str | None, delimiter: str | Splitter
         steps = row["steps"] if "steps" in row else cut(_with_thought(row), delimiter)
         prompt = as_prompt(problem)
     except StopIteration:
-        return BadRow(where, "it has no `problem`", row)
+        return BadRow(where, f"it has no `problem`{_instead(row)}", row)
     except KeyError:
-        return BadRow(where, "it has neither `steps` nor a `solution`", row)
+        return BadRow(where, f"it has neither `steps` nor a `solution`{_instead(row)}", row)
     except (TypeError, ValueError, AttributeError, RSDError) as wrong:
         return BadRow(where, f"it is not a problem with a solution ({wrong})", row)
     if "steps" not in row and not steps:
@@ -163,6 +163,11 @@ def _solution(where: str, row: Any, error: str | None, delimiter: str | Splitter
     if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step.strip() for step in steps):
         return BadRow(where, "`steps` must be a list of at least one text, none of them blank", row)
     return Solution(prompt, tuple(steps), row)
+
+
+def _instead(row: Any) -> str:
+    """The names that an entry has, one of which may be misspelt."""
+    return ", but " + ", ".join(f"`{name}`" for name in row) if isinstance(row, dict) and row else ""
 
 
 def _with_thought(row: dict[str, Any]) -> str:

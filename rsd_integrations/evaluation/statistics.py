@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 Interval = tuple[float, float]
 RESAMPLES = 10_000
+MCNEMAR, SIGN_FLIPS = "McNemar's exact test", "sign-flip test over problems"
+"""The test for equal accuracy with one answer per problem, and with several."""
 Z = NormalDist().inv_cdf(0.975)
 """Standard deviations that an interval of 95 % reaches to either side."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rsd_integrations.display.reading import times
+from rsd_integrations.display.reading import counted, times
 from rsd_integrations.evaluation.report import Report
 
 
@@ -17,7 +17,7 @@ def flops(amount: float | None, n: int, alone: float | None) -> str:
 def markdown(report: Report) -> str:
     """The report as a table of methods and a table of comparisons."""
     lines = [
-        f"{report.n} problems of {report.task}, seed {report.seed}; seconds: {report.in_flight}."
+        f"{counted(report.n, 'problem')} of {report.task}, {report.seeded}; seconds: {report.in_flight}."
         + f" {report.graded_as[:1].upper()}{report.graded_as[1:]}." * bool(report.graded_as)
         + f" Replayed from {report.replayed}." * bool(report.replayed),
         "",
@@ -44,7 +44,7 @@ def markdown(report: Report) -> str:
     if compared:
         lines += [
             "",
-            f"Against {report.reference}, paired over the same problems (bootstrap intervals, McNemar's exact test):",
+            f"Against {report.reference}, paired over the same problems (bootstrap intervals, {report.test}):",
             "",
             "| method | difference in accuracy | 95 % | p | only it correct | only the other correct |",
             "|---|---|---|---|---|---|",

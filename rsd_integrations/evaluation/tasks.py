@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import random
 from abc import abstractmethod
@@ -21,6 +22,7 @@ from rsd_core.prompts import STEP_BY_STEP
 from rsd_core.thoughts.reading import split_unopened
 from rsd_integrations.data_files import ANSWERS, FILES, QUESTIONS, as_written, guessed
 from rsd_integrations.data_sources import read_table
+from rsd_integrations.display.reading import counted
 from rsd_integrations.embedded import task as embedded
 from rsd_integrations.embedded.checker import is_right
 from rsd_integrations.evaluation.choices import options, with_choices
@@ -150,8 +152,8 @@ class DatasetTask(Task):
             raise ConfigurationError(f"{self.path} has no rows{kept}; it needs one for each problem")
         if n is not None and n > len(rows):
             raise ConfigurationError(
-                f"{self.path} has {len(rows)} problems; {n} were requested: request at most {len(rows)}, or for all "
-                "(--all; in Python, n=None)"
+                f"{self.path} has {counted(len(rows), 'problem')}; {n} were requested: request at most "
+                f"{len(rows)}, or for all (--all; in Python, n=None)"
             )
         drawn = rows if n is None else random.Random(seed).sample(rows, n)
         question, answer = self._columns(dict.fromkeys(name for row in rows for name in row))
@@ -182,7 +184,7 @@ class DatasetTask(Task):
         return question, answer
 
     def _item(self, row: Mapping[str, Any], question_column: str, answer_column: str | None) -> Item:
-        question, messages = _asked(row.get(question_column), self.path)
+        question, messages = _asked(row, question_column, self.path)
         answer = row.get(answer_column) if answer_column else None
         if isinstance(answer, list):  # some datasets give several equivalent answers
             answer = answer[0] if answer else None
@@ -197,12 +199,14 @@ class DatasetTask(Task):
         return Item(question, reference, partial(GRADERS[grader], reference), self.system, grader, messages)
 
 
-def _asked(value: Any, path: str) -> tuple[str, Prompt]:
+def _asked(row: Mapping[str, Any], column: str, path: str) -> tuple[str, Prompt]:
     """A question, and the conversation before it."""
+    value = row.get(column)
     try:
         prompt = as_prompt(value if isinstance(value, list) else as_written(value) or "")
     except (ConfigurationError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigurationError(f"{path}: the question {value!r:.80} is not a valid prompt: {error}") from error
+        where = f"{path}: in the row {json.dumps(row, ensure_ascii=False, default=str):.120}"
+        raise ConfigurationError(f"{where}, the question in {column!r} is not a valid prompt: {error}") from error
     return (prompt[-1].content, prompt) if isinstance(value, list) else (str(as_written(value)), ())
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import loading
 from rsd_integrations.huggingface.reward_models import Weights
-from rsd_integrations.prm_formats import CONFIG_KEY, Head, find_format, fits
+from rsd_integrations.prm_formats import CONFIG_KEY, Head, check_format, find_format, fits
 
 COPIED_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 CLASSES = {1: "Qwen2ForRewardModel", 2: "Qwen2ForProcessRewardModel"}
@@ -38,6 +38,7 @@ def export(model: str, out: Path, *, format: str | None = None) -> Path:
     """
     if (out / "config.json").exists():
         raise ConfigurationError(f"{out} already contains a checkpoint; choose another folder")
+    check_format(format)
     folder = loading.find(model)
     raw, weights = loading.read_config(folder), Weights(folder, model, pickles=False)
     form = find_format(raw, weights.shapes, model, format)

@@ -18,6 +18,7 @@ from rsd_integrations.huggingface.from_pretrained import load_tokenizer, native_
 from rsd_integrations.huggingface.heads import EnsembleLinear, RewardHead, linear
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
 from rsd_integrations.prm_formats import (
+    FormatName,
     Head,
     PRMFormat,
     Reader,
@@ -81,7 +82,7 @@ def load_verifier(
     *,
     dtype: str | None = None,
     device: str | None = None,
-    format: str | None = None,
+    format: FormatName = None,
     separator: str | None = None,
     context: int | None = None,
     allow_pickles: bool = False,
@@ -130,7 +131,7 @@ def load_with_exits(
     *,
     dtype: str | None = None,
     device: str | None = None,
-    format: str | None = None,
+    format: FormatName = None,
     separator: str | None = None,
     context: int | None = None,
     allow_pickles: bool = False,

@@ -21,7 +21,7 @@ from rsd_integrations.huggingface.reward_models import Weights
 from rsd_integrations.huggingface.shared import HEAD
 from rsd_integrations.llamacpp.model import Model
 from rsd_integrations.output_files import new_file
-from rsd_integrations.prm_formats import CONFIG_KEY, Head, find_format, separate_files, tensor_name
+from rsd_integrations.prm_formats import CONFIG_KEY, Head, check_format, find_format, separate_files, tensor_name
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -58,6 +58,7 @@ def export(model: str, file: Path, *, type: str = "f32", format: str | None = No
     """
     if type not in TYPES:
         raise ConfigurationError(f"type {type!r} is unknown; choose one of {', '.join(TYPES)}")
+    check_format(format)
     architectures.library()
     folder = loading.find(model)
     raw = loading.read_config(folder)

@@ -21,6 +21,7 @@ from rsd_integrations.llamacpp.safetensors_files import SafetensorsFiles
 from rsd_integrations.llamacpp.tokenizer import GGUFTokenizer
 from rsd_integrations.prm_formats import (
     CONFIG_KEY,
+    FormatName,
     PRMFormat,
     Reader,
     bind,
@@ -53,7 +54,7 @@ def load_verifier(
     file: str,
     *,
     head: str | None = None,
-    format: str | None = None,
+    format: FormatName = None,
     separator: str | None = None,
     context: int | None = None,
     threads: int | None = None,

@@ -10,13 +10,13 @@ from typing import Any
 from rsd_core import ConfigurationError, MissingDependency
 from rsd_integrations.openai_compatible.loading import open_endpoint
 from rsd_integrations.openai_compatible.reward_models import PoolingRunVerifier, PoolingVerifier, TokenLogitsVerifier
-from rsd_integrations.prm_formats import FORMATS, PRMFormat, Reader, Tokenizer, bind, find_format
+from rsd_integrations.prm_formats import FORMATS, FormatName, PRMFormat, Reader, Tokenizer, bind, find_format
 
 
 def load_pooling(
     spec: str,
     *,
-    format: str | None = None,
+    format: FormatName = None,
     tokenizer: str | None = None,
     separator: str | None = None,
     flops_per_token: float | None = None,
@@ -55,7 +55,7 @@ def load_pooling(
 def load_token_logits(
     spec: str,
     *,
-    format: str | None = None,
+    format: FormatName = None,
     tokenizer: str | None = None,
     separator: str | None = None,
     flops_per_token: float | None = None,

@@ -8,7 +8,15 @@ from rsd_integrations.prm_formats.described import as_data, from_data, read_form
 from rsd_integrations.prm_formats.formats import Chat, Head, PRMFormat, Text, Turns, Words
 from rsd_integrations.prm_formats.generative import CRITICS, Critic
 from rsd_integrations.prm_formats.heads import check_widths, find_head, fits, separate_files, tensor_name
-from rsd_integrations.prm_formats.known import CONFIG_KEY, FORMATS, find_format, published_format, usable
+from rsd_integrations.prm_formats.known import (
+    CONFIG_KEY,
+    FORMATS,
+    FormatName,
+    check_format,
+    find_format,
+    published_format,
+    usable,
+)
 from rsd_integrations.prm_formats.layouts import Layout, Tokenizer, problem
 from rsd_integrations.prm_formats.readers import Reader
 from rsd_integrations.prm_formats.sequences import Layouts
@@ -20,6 +28,7 @@ __all__ = [
     "FORMATS",
     "Chat",
     "Critic",
+    "FormatName",
     "Head",
     "Layout",
     "Layouts",
@@ -32,6 +41,7 @@ __all__ = [
     "Words",
     "as_data",
     "bind",
+    "check_format",
     "check_widths",
     "find_format",
     "find_head",

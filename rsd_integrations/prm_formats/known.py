@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from rsd_core import ConfigurationError
 from rsd_core.data import unknown
@@ -296,6 +296,24 @@ def _says_steps(config: Mapping[str, object], model: str) -> str:
 
 _NAMES_IN_CONFIG = ("architectures", "auto_map", "_name_or_path", "model_type", "problem_type", "task")
 _OF_STEPS_IN_CONFIG = ("step_separator", "step_tag", "step_token", "step_tag_id", "step_token_id", "rr_token")
+
+
+def check_format(named: str | None) -> None:
+    """Find out whether a format can be read by its name or file, before a model is fetched.
+
+    Raises:
+        ConfigurationError: The name is unknown, or the file does not describe a format.
+    """
+    if named is not None and is_file(named):
+        read_format(named)
+    elif named is not None:
+        if named not in FORMATS:
+            raise ConfigurationError(unknown("format", named, FORMATS))
+        FORMATS[named]  # of a package that may be broken
+
+
+FormatName = Annotated[str | None, check_format]
+"""An option that names a format, or the file of one; checked before anything is loaded."""
 
 
 def find_format(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from rsd_core import SpecError, Verifier, load
+from rsd_core.data import unknown
 from rsd_core.registry import check_types, parts_of
 from rsd_integrations.prm_formats import CRITICS, usable
 from rsd_integrations.verifiers.combine import Cached, Cascade, Ensemble, How
@@ -15,9 +16,15 @@ from rsd_integrations.verifiers.rules import RULES, Rule
 from rsd_integrations.verifiers.sandbox import Choice
 
 
+def _check_mode(mode: str | None) -> None:
+    modes = (*QUESTIONS, *CRITICS)
+    if mode is not None and mode not in modes:
+        raise SpecError(unknown("mode", mode, modes))
+
+
 def judge(
     spec: str,
-    mode: str | None = None,
+    mode: Annotated[str | None, _check_mode] = None,
     min_mass: float | None = None,
     samples: int | None = None,
     max_tokens: int | None = None,
@@ -38,9 +45,8 @@ def judge(
     Raises:
         SpecError: An unknown mode, or an option that the mode does not use.
     """
+    _check_mode(mode)
     mode = mode or published_critic(spec) or "digit"
-    if mode not in (*QUESTIONS, *CRITICS):
-        raise SpecError(f"mode={mode} is unknown; the modes are {', '.join((*QUESTIONS, *CRITICS))}")
     of_critiques = {"samples": samples, "max_tokens": max_tokens, "temperature": temperature}
     for name, value in (of_critiques if mode in QUESTIONS else {"min_mass": min_mass}).items():
         if value is not None:

@@ -303,7 +303,7 @@ def test_calibrate_shows_both_models_alone_and_the_chosen_threshold_among_the_ot
     rows = [line.split() for line in shown.splitlines()]
     labels = [row[0] for row in rows if row]
     delta = json.loads((tmp_path / "policy.json").read_text())["delta"]
-    assert ["→", f"{delta:.4f}"] in [row[:2] for row in rows]
+    assert ["→", f"{delta:.6f}"] in [row[:2] for row in rows]
     assert labels.index("drafter", 3) < labels.index("→") < labels.index("target", 3)
     told = json.loads(file.read_text())["alone"]
     # What a model alone costs is what it costs in an evaluation of the same problems.

@@ -52,7 +52,7 @@ def test_a_plugin_adds_a_kind(mine: Path) -> None:
     made = load("mine:hello world", delay=0.5)
     assert isinstance(made, ScriptedDrafter)
     assert (made.script, made.delay) == (["hello world"], 0.5)
-    assert backends()["mine"].summary == "plugin from the package rsd-mine"
+    assert backends()["mine"].summary == "a model by the plugin package rsd-mine"
     assert RSDConfig.parse({"drafter": "mine:x"}).drafter == "mine:x"
 
 
@@ -60,8 +60,11 @@ def test_a_plugin_adds_a_kind(mine: Path) -> None:
     ("spec", "told"),
     [
         ("gone:x", "'gone' of the package 'rsd-gone': rsd_gone:load cannot be imported (ModuleNotFoundError"),
-        ("needy:x", "'needy:x' needs the module 'nothing_like_this' (plugin from the package rsd-mine)"),
-        ("useless:x", "'useless:x' created None, not a drafter, verifier or target (plugin from the package rsd-mine)"),
+        ("needy:x", "'needy:x' needs the module 'nothing_like_this' (a model by the plugin package rsd-mine)"),
+        (
+            "useless:x",
+            "'useless:x' created None, not a drafter, verifier or target (a model by the plugin package rsd-mine)",
+        ),
         ("mine,delai=1:x", "'mine,delai=1:x': unknown option of mine 'delai', did you mean 'delay'? known are delay"),
     ],
 )

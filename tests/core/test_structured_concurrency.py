@@ -7,11 +7,12 @@ import logging
 import subprocess
 import sys
 import threading
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from rsd_core import Interrupted, RunError, Usage, add_usage, usage_of
+from rsd_core import Interrupted, RunError, Usage, add_usage, blocking, usage_of
 from rsd_core.blocking import in_thread, iterate, wait_for
 from rsd_core.concurrency import contained, run_all, run_calls, settle
 from rsd_core.interfaces import Generation
@@ -384,3 +385,23 @@ except KeyboardInterrupt:
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     """Run in a separate process, since the tested code would hang this one."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+
+
+def test_an_interrupt_before_the_work_begins_leaves_nothing_unawaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would tell the user so: "coroutine was never awaited"."""
+    loop, free = blocking.background_loop(), threading.Event()
+
+    class Interrupted(Future[None]):
+        def result(self, timeout: float | None = None) -> None:
+            threading.Timer(0.05, free.set).start()  # the cancellation is then in the queue next to the work
+            raise KeyboardInterrupt
+
+    async def work() -> None:
+        raise AssertionError("it never begins")
+
+    monkeypatch.setattr(blocking, "Future", Interrupted)
+    loop.call_soon_threadsafe(free.wait)
+    waiting = work()
+    with pytest.raises(KeyboardInterrupt):
+        blocking.wait_for(waiting)
+    assert inspect.getcoroutinestate(waiting) == inspect.CORO_CLOSED

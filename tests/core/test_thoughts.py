@@ -432,6 +432,8 @@ def test_delimiters_are_data() -> None:
     for wrong in ("", {"kind": "sentences"}, {"text": "x"}, 5):
         with pytest.raises(ConfigurationError):
             parse_delimiter(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="'sentense' is not a splitter; did you mean 'sentence'"):
+        parse_delimiter("sentense")  # as a text between steps, it would end none
 
 
 # Policies and roles of the thoughts' own

@@ -39,7 +39,7 @@ from rsd_core import (
 from rsd_core.control_characters import visible
 from rsd_integrations.cli.app import app
 from rsd_integrations.display import show, to_html
-from rsd_integrations.display.reading import amount, threshold_of, times
+from rsd_integrations.display.reading import amount, digits, duration, threshold_of, times
 from tests.display.pages import Page
 
 HOSTILE = (
@@ -160,6 +160,9 @@ def test_figures_in_words() -> None:
     assert [amount(n) for n in (None, 12, 1_234, 5.6e6, 1.5e9, 2e12, 3e15)] == [
         *("unknown", "12", "1.23 k", "5.6 M", "1.5 G", "2 T", "3 P")
     ]
+    assert [amount(n) for n in (999.4, 999.6, 999_700, 5e18)] == ["999", "1 k", "1 M", "5000 P"]
+    assert [duration(s) for s in (2e-6, 0.0414, 0.9996, 59.99, 7e6)] == ["2 µs", "41.4 ms", "1 s", "1 min", "1944 h"]
+    assert [digits(n, 4) for n in (0.00012, 12.345, 9999.4, 12_345.6)] == ["0.00012", "12.35", "9999", "12346"]
     assert (times(2.5), times(0.5)) == ("2.50x fewer", "2.00x more")
 
 

@@ -102,7 +102,7 @@ def test_a_failed_answer_says_why(built: list[Decoder]) -> None:
     assert told["methods"]["rsd"]["degraded"] == 0
     assert "gone" in told["methods"]["rsd"]["faults"]["error"]["last"]
     assert "gone" in told["problems"][2]["methods"]["rsd"]["messages"]["error"]
-    assert report.faults[0].startswith("rsd: the request failed 1 times in 1 of 4 answers, most recently with")
+    assert report.faults[0].startswith("rsd: the request failed 1 time in 1 of 4 answers, most recently with")
 
 
 def test_degradations_survive_the_journal(built: list[Decoder], tmp_path: Path) -> None:

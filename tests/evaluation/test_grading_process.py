@@ -114,10 +114,10 @@ def test_an_answer_that_cannot_be_graded_is_neither_right_nor_wrong(
     assert (draft.n, draft.graded, draft.right, draft.accuracy) == (4, 2, 1, 0.5)
     assert report.graded_as == (
         "graded as math (3); accuracy over 3 of 4 problems: the others have no answer; "
-        "1 answers could not be graded and are not counted"
+        "1 answer could not be graded and are not counted"
     )
     assert (
-        "the answer could not be graded 1 times in 1 of 4 answers, most recently with \"the grader 'math' took"
+        "the answer could not be graded 1 time in 1 of 4 answers, most recently with \"the grader 'math' took"
         in markdown(report)
     )
     monkeypatch.setattr(f"{__name__}.ENDLESS", "10")  # fixed: the same journal is graded again, and nothing decoded

@@ -129,7 +129,9 @@ def test_labels_that_are_not_steps_are_refused(tmp_path: Folder, label: object) 
     ("line", "told"),
     [
         ('{"problem": "p"}', "line 1: it has neither"),
-        ('{"solution": "s"}', "line 1: it has no `problem`"),
+        ('{"solution": "s"}', "line 1: it has no `problem`, but `solution`"),
+        ('{"problem": "p", "step": ["a"]}', "line 1: it has neither `steps` nor a `solution`, but `problem`, `step`"),
+        ('"problem"', "line 1: it is not a problem with a solution"),
         ('[{"problem": "p", "steps": ["a"]}, {"problem": "p"}]', "entry 2: it has neither"),
         ('{"problem": "p", "steps": ["a", " "]}', "none of them blank"),
         ('{"problem": "", "solution": "s"}', "line 1: .* empty"),

@@ -1,7 +1,9 @@
 """Rows of evaluations: written and read in every format, compared in pairs, and summed as reports do."""
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,10 @@ def test_files_that_hold_no_rows_are_refused(tmp_path: Path) -> None:
             Evaluation.load(file)
     with pytest.raises(ConfigurationError, match="cannot be read"):
         Evaluation.load(tmp_path / "nowhere.csv")
+    for name, text in (("empty.jsonl", ""), ("header.csv", ",".join(COLUMNS))):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigurationError, match=f"{name} is empty; `rsd eval --rows FILE` writes"):
+            Evaluation.load(tmp_path / name)
 
 
 def rows_of(method: str, right: list[bool | None], flops: float = 1.0, seed: int = 1) -> list[dict[str, Any]]:
@@ -181,6 +187,15 @@ def test_several_seeds_answer_the_same_problems_with_other_random_numbers(tmp_pa
         assert (counted[0], counted[-1]) == (found, 6 * seeds)
 
 
+def test_figures_do_not_depend_on_which_answer_was_ready_first() -> None:
+    """With several seeds, intervals resample problems in their order."""
+    report = evaluate(SCRIPTED, Seats(), ["rsd"], 6, 3, seeds=2)
+    graded = {i: replace(one, correct=i % 4 > 1, flops=0.1 * i) for i, one in report.outcomes["rsd"].items()}
+    orders = [sorted(graded), sorted(graded, reverse=True), [*range(1, 12, 2), *range(0, 12, 2)]]
+    told = [replace(report, outcomes={"rsd": {i: graded[i] for i in order}}, methods={}) for order in orders]
+    assert told[0].to_dict() == told[1].to_dict() == told[2].to_dict()
+
+
 def invoked(*words: str) -> str:
     result = CliRunner().invoke(app, words, env={"COLUMNS": "80"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -200,6 +215,7 @@ def test_the_table_fits_into_80_columns_and_says_what_was_run(problems: str, tmp
     words = ["eval", "--task", problems, "--all", *WORDS, "--policy", "first_steps:1/binary_step:0.5", "--seeds", "2"]
     shown = invoked(*words, "--methods", "rsd@budget_aware:0.1;best_of_n:2,aggregate=min;target")
     assert max(map(len, shown.splitlines())) <= 80
+    assert len(re.findall(r"\d\.\d{3} \([.\d]+–[.\d]+\)", shown)) == 3  # figures stay on one line, names may go on
     flat = " ".join(shown.split())
     assert "seeds 1 to 2" in flat
     assert "drafter scripted:draft, verifier scripted:verifier, target scripted:target" in flat
@@ -207,6 +223,30 @@ def test_the_table_fits_into_80_columns_and_says_what_was_run(problems: str, tmp
     assert "In total:" in flat
     assert " tokens, " in flat
     assert "sign-flip test" in flat
+
+
+def test_the_table_of_one_method_compares_it_with_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "problems.jsonl"
+    file.write_text('{"question": "Hall 1?", "answer": "10"}\n{"question": "Hall 2?", "answer": ""}\n')
+    words = ["eval", "--task", f"dataset:{file},system=", "--all", "--methods", "rsd", *WORDS, "--seeds", "3"]
+    shown = " ".join(invoked(*words).split())
+    assert "2 problems, seeds 1 to 3" in shown
+    assert "Per problem: FLOPs; time, 16 in flight" in shown
+    assert "accuracy over 1 of 2 problems: the others have no answer" in shown  # not of its six answers
+
+
+def test_a_comparison_names_its_test(problems: str, tmp_path: Path) -> None:
+    once, twice, report = (tmp_path / name for name in ("once.csv", "twice.csv", "report.md"))
+    words = ["eval", "--task", problems, "--all", *WORDS, "--methods", "rsd;target"]
+    invoked(*words, "--rows", str(once))
+    invoked(*words, "--rows", str(twice), "--seeds", "2", "--markdown", str(report))
+    assert "McNemar's exact test" in invoked("compare", f"{once}@rsd", f"{once}@target")
+    shown = invoked("compare", f"{twice}@rsd", f"{twice}@target", "--json", str(tmp_path / "c.json"))
+    assert "sign-flip test" in shown
+    assert json.loads((tmp_path / "c.json").read_text())[0]["test"] == "sign-flip test over problems"
+    text = report.read_text()
+    assert "seeds 1 to 2" in text
+    assert "(bootstrap intervals, sign-flip test over problems)" in text
 
 
 def test_two_runs_are_compared_from_the_shell(problems: str, tmp_path: Path) -> None:
@@ -257,6 +297,16 @@ def test_a_batch_reads_folders_and_writes_rows(tmp_path: Path) -> None:
         read_problems(tmp_path / "nowhere")
     with pytest.raises(ConfigurationError, match=r"names no rows|unknown"):
         read_problems("dataset:x,splitt=train")
+
+
+def test_a_line_that_cannot_be_asked_is_counted_and_told_in_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "How many seats?"}\n{"prompt": ""}\n')
+    result = CliRunner().invoke(app, ["batch", str(file), "--out", str(tmp_path / "out.jsonl"), *WORDS])
+    told = " ".join(result.output.split())
+    assert f"1 line of {file} cannot be asked. The first: line 2 is not a prompt" in told
+    assert ".;" not in told
+    assert "1 of 2 problems failed; the errors are in" in str(result.exception)
 
 
 def test_rows_of_an_unfinished_batch_say_what_is_missing(tmp_path: Path) -> None:

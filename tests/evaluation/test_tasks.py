@@ -176,7 +176,7 @@ def test_conversations_are_asked_as_they_are(tmp_path: Path) -> None:
         ("p.csv", "answer,answer\n1,2\n", "two columns with the same name"),
         ("p.parquet", "question", "is not Parquet"),
         ("p.json", "[1", "is not JSON"),
-        ("p.jsonl", '{"question": "", "answer": 1}\n', "the question '' is not a valid prompt"),
+        ("p.jsonl", '{"question": "", "answer": 1}\n', 'in the row {"question": "", "answer": 1}, the question in'),
     ],
 )
 def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path, name: str, content: str, words: str) -> None:

@@ -110,3 +110,16 @@ def test_the_record_that_ships_is_of_the_models_that_ship() -> None:
     whole = evaluate(RSDConfig(), run["task"], run["methods"], run["n"], run["seed"], replay=Replay("embedded"))
     assert whole.methods["target"].accuracy == pytest.approx(0.98, abs=0.03)
     assert whole.methods["draft"].accuracy < whole.methods["rsd@binary_step:0.9"].accuracy  # type: ignore[operator]
+
+
+def test_a_recorded_task_that_is_in_another_folder_is_to_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.csv").write_text("question,answer\nHow many seats?,10\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    rsd("eval", "--task", "mine.csv", "--all", *SCRIPTED, "--methods", "draft", "--record", "run.jsonl.gz")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(RSDError, match=r"the recorded task 'mine.csv' is not here: .* or name it with --task"):
+        rsd("eval", "--replay", "../run.jsonl.gz")
+    assert "draft" in rsd("eval", "--replay", "../run.jsonl.gz", "--task", "../mine.csv")

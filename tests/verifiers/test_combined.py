@@ -22,7 +22,7 @@ from rsd_core import (
     load,
 )
 from rsd_core.paths import Ending
-from rsd_core.registry import parse_spec, parts_of
+from rsd_core.registry import check_spec, parse_spec, parts_of
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.verifiers import Cached, Cascade, Ensemble
 
@@ -132,13 +132,31 @@ def test_specs_are_nested_by_parentheses() -> None:
     ("spec", "told"),
     [
         ("cascade:rule:arithmetic|nothing:x", "names no model"),
-        ("cascade,low:rule:arithmetic|scripted:verifier", "'low' is not an option"),
+        ("cascade,low:rule:arithmetic|scripted:verifier", "'low' has no value"),
         ("cached:", "incomplete"),
+        ("ensemble:prm,format=:our-lab/one|rule:arithmetic", r"'format' has no value; .* prm,KEY=VALUE:our-lab/one"),
     ],
 )
 def test_wrong_specs_are_reported_before_anything_is_loaded(spec: str, told: str) -> None:
     with pytest.raises(SpecError, match=told):
         parse_spec(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("prm,format=trll:our-lab/one", "unknown format 'trll', did you mean 'trl'"),
+        ("prm,format=trll,head=h:gguf=one.gguf", "unknown format 'trll'"),
+        ("pooling,format=no.yaml:one@http://localhost:1", "the format 'no.yaml' cannot be read"),
+        ("token_logits,format=trll:one@http://localhost:1", "unknown format 'trll'"),
+        ("judge,mode=rubrik:scripted:draft", "unknown mode 'rubrik', did you mean 'rubric'"),
+    ],
+)
+def test_a_misspelt_format_or_mode_is_reported_before_anything_is_fetched(spec: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        check_spec(spec)
+    with pytest.raises(ConfigurationError, match=told):
+        load(spec)
 
 
 @pytest.mark.parametrize(
