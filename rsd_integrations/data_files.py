@@ -143,6 +143,19 @@ def check_written_format(file: Path, option: str) -> None:
         _pyarrow(file)
 
 
+def check_journal_format(file: Path, option: str) -> None:
+    """Refuse a name that promises a table for a file that results are appended to as they arrive, as JSONL.
+
+    Raises:
+        ConfigurationError: Its suffix is that of a table.
+    """
+    if file.suffix.lower() in WRITTEN[1:]:
+        raise ConfigurationError(
+            f"{option} {file}: results are written there as they arrive, as JSONL: give a name that ends in .jsonl, "
+            f"and --rows {file} for a table at the end"
+        )
+
+
 def write_records(file: Path, rows: Sequence[Mapping[str, Any]], columns: Columns) -> None:
     """Write rows as JSONL, CSV, TSV or Parquet, as the suffix says. In cells of CSV, lists are JSON.
 

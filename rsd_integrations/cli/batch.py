@@ -34,7 +34,7 @@ from rsd_integrations.cli.options import (
 )
 from rsd_integrations.cli.progress import batch_progress
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
-from rsd_integrations.data_files import check_written_format
+from rsd_integrations.data_files import check_journal_format, check_written_format
 from rsd_integrations.display.reading import counted, duration, spending
 
 
@@ -110,6 +110,7 @@ def batch(
         hedge=hedge,
     )
     check_outputs(out=out, rows=rows)
+    check_journal_format(out, "--out")
     if rows is not None:
         check_written_format(rows, "--rows")
     problems = read_problems(prompts, prompt=prompt, strict=strict)

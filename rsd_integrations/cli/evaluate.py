@@ -35,7 +35,7 @@ from rsd_integrations.cli.options import (
 from rsd_integrations.cli.progress import eval_progress
 from rsd_integrations.cli.score import processbench
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say, written
-from rsd_integrations.data_files import FILES, check_written_format
+from rsd_integrations.data_files import FILES, check_journal_format, check_written_format
 from rsd_integrations.evaluation import Evaluation, Report, evaluate, markdown
 from rsd_integrations.evaluation.plots import accuracy_against_cost, check_format
 from rsd_integrations.evaluation.recipes import find_recipe, recipe_names
@@ -166,6 +166,8 @@ def eval_(
         check_format(file)
     if rows is not None:
         check_written_format(rows, "--rows")
+    if journal is not None:
+        check_journal_format(journal, "--journal")
     reports: list[Report] = []
     for i, run in enumerate(runs):
         with _watched(len(run.methods), concurrency, journals[i] if journals else None) as note:

@@ -211,6 +211,8 @@ def test_a_file_with_several_models_is_refused_as_one_for_the_server(tmp_path: P
         (["eval", "--methods", "rds"], ["rds", "target, draft"]),
         (["eval", "--json", "no/such/folder/x.json"], ["no/such/folder"]),
         (["eval", "--plot", "no/such/folder/x.png"], ["no/such/folder"]),
+        (["eval", "--journal", "x.csv"], ["--journal x.csv", ".jsonl", "--rows x.csv"]),
+        (["batch", "x.jsonl", "--out", "x.parquet"], ["--out x.parquet", ".jsonl", "--rows x.parquet"]),
         (["eval", "--recipe", "paper-math-8b"], ["paper-math-8b", "paper-math-7b"]),
         (["calibrate", "--out", "policy.yaml"], ["policy.yaml", ".json"]),
         (["calibrate", "--task", "x"], ["x", "gsm8k"]),
