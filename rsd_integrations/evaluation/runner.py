@@ -83,7 +83,7 @@ def evaluate(
     if replay is not None and (record or journal):
         raise ConfigurationError("a replay takes seconds and asks no model: leave record and journal out")
     began = time.monotonic()
-    parsed = _checked(methods, config.setup(replay and replay.load))
+    parsed = _checked(methods, config.setup(replay.load if replay else None))
     items = find_task(task).draw(n, seed)
     label = task if isinstance(task, str) else find_task(task).model_dump_json()
     problems = [(item.question, item.reference) for item in items]
