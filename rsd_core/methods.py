@@ -155,7 +155,7 @@ class Method(Data):
         """
         for model in (*self.models(setup), *setup.thoughts.values()):
             if isinstance(model, str) and setup.loads_specs:
-                check_spec(model)
+                check_spec(model, paths=True)
 
     def models(self, setup: Setup) -> list[str | Model]:
         """The setup's models that it needs, as specs or objects."""

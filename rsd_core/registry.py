@@ -232,8 +232,12 @@ def load(spec: str, *, role: Role | None = None, **options: Any) -> Any:
     return model
 
 
-def check_spec(spec: str) -> None:
-    """Check the names and types of a spec's options as `load` does, and local paths, without loading anything.
+def check_spec(spec: str, *, paths: bool = False) -> None:
+    """Check the names and types of a spec's options as `load` does, without loading anything.
+
+    Args:
+        spec: As `load` takes it.
+        paths: Whether to check as well that local paths hold models.
 
     Raises:
         SpecError: An option is unknown, missing, or of another type.
@@ -244,8 +248,8 @@ def check_spec(spec: str) -> None:
     _checked_factory(backend, rest, options_of(spec), spec)
     if backend.nested:
         for part in parts_of(rest):
-            check_spec(part)
-    elif backend.extra in FILES and rest.startswith((".", "/", "~")):
+            check_spec(part, paths=paths)
+    elif paths and backend.extra in FILES and rest.startswith((".", "/", "~")):
         importlib.import_module(FILES[backend.extra]).find(rest)
 
 

@@ -117,7 +117,7 @@ def test_what_a_plan_refuses_of_a_file(tmp_path: Path) -> None:
         ("threads=4000", "threads=4000 is not between 1 and"),
         ("gpu_layers=-5", "gpu_layers=-5 is not between -1 and 2147483647; omit it, or give -1, for all"),
         ("gpu_layers=99999999999", "gpu_layers=99999999999 is not between -1 and"),
-        ("lora=", "lora= names no file; write FILE"),
+        ("lora=", "'lora' has no value"),
         ("lora=a.gguf*nan", r"lora=a.gguf\*nan: the star must be followed by a number between -1000 and 1000"),
         ("batch_invariant=no", "batch_invariant takes true or false"),
     ],

@@ -122,7 +122,7 @@ def test_what_does_not_work_is_reported_for_its_role(vllm: Habits, tmp_path: Pat
     [
         ({"verifier": "rul:arithmetic"}, "--config .*did you mean.*rule"),
         ({"settings": {"candidates": 0}}, "--config .*candidates"),
-        ({"verifier": "judge,mode=digits:openai:m@URL"}, "mode=digits is unknown"),
+        ({"verifier": "judge,mode=digits:openai:m@URL"}, "unknown mode 'digits', did you mean 'digit'"),
         ({"thoughts": {"target": "openai,tokeniser=x:m@URL"}}, "tokeniser"),
         ({"drafter": "openai,key_env=NOT_THERE:m@URL"}, "NOT_THERE"),
     ],

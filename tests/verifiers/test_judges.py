@@ -133,7 +133,7 @@ def test_without_probabilities_the_written_verdict_counts(text: str, reward: flo
 def test_specs_of_judges() -> None:
     judge = load("judge,mode=rubric:scripted:target")
     assert isinstance(judge, CriticJudge)
-    with pytest.raises(SpecError, match="mode=haiku"):
+    with pytest.raises(SpecError, match="unknown mode 'haiku'"):
         load("judge,mode=haiku:scripted:target")
     with pytest.raises(
         SpecError, match="unknown option of judge 'top_p'; known are mode, min_mass, samples, max_tokens, temperature"
