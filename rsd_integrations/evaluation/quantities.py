@@ -15,8 +15,8 @@ from rsd_integrations.evaluation.units import PERCENT, UNITS, Unit, unit_of
 
 LONGEST = 200
 """Characters of the longest text that is considered."""
-NUMERAL = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[ ]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
-"""A number in digits; commas or spaces may separate thousands."""
+NUMERAL = r"\d{1,3}(?:\.\d{3}){2,}(?!\.?\d)|(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[ ]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+"""A number in digits; commas or spaces may separate thousands, points only where two or more leave no doubt."""
 _DIGITS = 400
 """The largest exponent that is evaluated."""
 _FORMS = re.compile(
@@ -138,7 +138,8 @@ def _value(found: re.Match[str]) -> Fraction | None:
     """The matched number, without its sign; None if it divides by zero or is too large."""
 
     def of(group: str) -> Fraction:
-        return Fraction(found[group].replace(",", "").replace(" ", ""))
+        digits = found[group].replace(",", "").replace(" ", "")
+        return Fraction(digits.replace(".", "") if digits.count(".") > 1 else digits)
 
     try:
         if found["whole"]:
