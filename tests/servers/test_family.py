@@ -21,13 +21,19 @@ def test_greedy_rsd_through_servers_equals_rsd_in_process(
     family_servers: dict[str, Server], lookahead: int, guesses: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
-    score_run = PoolingRunVerifier.score_run
+    score, score_run = PoolingRunVerifier.score, PoolingRunVerifier.score_run
 
     async def counted(model: PoolingRunVerifier, path: Path, steps: Sequence[Step]) -> list[Scores]:
         runs.append(len(steps))
         return await score_run(model, path, steps)
 
+    async def late(model: PoolingRunVerifier, path: Path, steps: Sequence[Step]) -> Scores:
+        """Later than the next drafts, on any machine."""
+        await asyncio.sleep(0.2)
+        return await score(model, path, steps)
+
     monkeypatch.setattr(PoolingRunVerifier, "score_run", counted)
+    monkeypatch.setattr(PoolingRunVerifier, "score", late)
     found = equal_to_inprocess(family_servers, 40, lookahead=lookahead, guesses=guesses)
     assert found["differing"] == []
     assert found["degraded"] == 0
