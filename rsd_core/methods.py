@@ -153,7 +153,7 @@ class Method(Data):
         Raises:
             ConfigurationError: Says what, and what to do.
         """
-        for model in (*self.models(setup), *setup.thoughts.values()):
+        for model in self.models(setup):
             if isinstance(model, str) and setup.loads_specs:
                 check_spec(model, paths=True)
 

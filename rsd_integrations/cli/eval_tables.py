@@ -81,7 +81,7 @@ def with_interval(value: float, ends: tuple[float, float]) -> str:
 
 
 def table_of(title: str, caption: str) -> Table:
-    """An empty table, without blank columns at its right: each method's figures fit into 80."""
+    """An empty table without a frame, whose rows of figures fit into 80 columns."""
     return Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,

@@ -222,7 +222,7 @@ class Report:
         if ungraded := sum(
             method.faults["ungraded"].count for method in self.methods.values() if "ungraded" in method.faults
         ):
-            parts.append(f"{counted(ungraded, 'answer')} could not be graded and are not counted")
+            parts.append(f"not counted: {counted(ungraded, 'answer')} that could not be graded")
         return "; ".join(parts)
 
     @property

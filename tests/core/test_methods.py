@@ -241,4 +241,5 @@ def test_what_is_wrong_with_any_model_is_said_before_one_is_loaded(
 
 
 def test_methods_need_no_models_of_other_roles() -> None:
-    assert RSDConfig.parse({"target": "hf:/no/such", "method": "draft"}).build().models
+    absent = {"target": "hf:/no/such", "thoughts": {"target": "hf:/no/such"}}
+    assert RSDConfig.parse({**absent, "method": "draft"}).build().models

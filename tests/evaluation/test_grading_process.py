@@ -114,7 +114,7 @@ def test_an_answer_that_cannot_be_graded_is_neither_right_nor_wrong(
     assert (draft.n, draft.graded, draft.right, draft.accuracy) == (4, 2, 1, 0.5)
     assert report.graded_as == (
         "graded as math (3); accuracy over 3 of 4 problems: the others have no answer; "
-        "1 answer could not be graded and are not counted"
+        "not counted: 1 answer that could not be graded"
     )
     assert (
         "the answer could not be graded 1 time in 1 of 4 answers, most recently with \"the grader 'math' took"
