@@ -24,7 +24,8 @@ def parse_policy(policy: str | Path | dict[str, Any] | WeightingPolicy) -> Weigh
 
     Text is the kind, then its parameters in the order of the class or by name: `binary_step:0.7`,
     `logistic:alpha=20,delta=0.6`, `sigmoid`. Rules come before the policy they lead to, separated by slashes:
-    `first_steps:2/retry:1/budget_aware:0.1`. A text that ends with `.json` is the path of a file.
+    `first_steps:2/retry:1/budget_aware:0.1`. A text that ends with `.json` is the path of a file: a policy, or the
+    report of a calibration (`rsd calibrate --json`), whose chosen policy is taken.
 
     Raises:
         ConfigurationError: Unknown kind or parameter, or a value out of its range.
@@ -48,10 +49,15 @@ def _parse(policy: Any) -> WeightingPolicy:
 
 def _read(file: str | Path) -> Any:
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8-sig"))
+        data = json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(f"the policy file {str(file)!r} cannot be read: {why}") from error
+    if not (isinstance(data, dict) and "policy" in data):
+        return data
+    if data["policy"] is None:
+        raise ConfigurationError(f"{str(file)!r} is the report of a calibration that chose no policy")
+    return data["policy"]
 
 
 def _from_text(text: str) -> dict[str, Any]:

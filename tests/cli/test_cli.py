@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from rsd_core import ConfigurationError, RSDConfig, RSDError, SpecError, Step, StepRejected
+from rsd_core import ConfigurationError, RSDConfig, RSDError, SpecError, Step, StepRejected, parse_policy
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.cli import main
 from rsd_integrations.cli.app import app
@@ -307,6 +307,7 @@ def test_calibrate_shows_both_models_alone_and_the_chosen_threshold_among_the_ot
     delta = json.loads((tmp_path / "policy.json").read_text())["delta"]
     assert ["→", f"{delta:.6f}"] in [row[:2] for row in rows]
     assert labels.index("drafter", 3) < labels.index("→") < labels.index("target", 3)
+    assert parse_policy(file) == parse_policy(tmp_path / "policy.json")
     told = json.loads(file.read_text())["alone"]
     # What a model alone costs is what it costs in an evaluation of the same problems.
     report = tmp_path / "report.json"

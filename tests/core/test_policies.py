@@ -141,3 +141,12 @@ def test_a_policy_file_is_read_wherever_a_policy_is_named(tmp_path: Path) -> Non
     assert parse_policy(str(file)) == policy
     assert RSDConfig.parse({"policy": str(file)}).policy == policy
     assert parse_policy({"kind": "retry", "then": str(file)}) == Retry(then=policy)
+
+
+def test_the_report_of_a_calibration_stands_for_the_policy_that_it_chose(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    file.write_text('{"policy": {"kind": "binary_step", "delta": 0.4}, "problems": []}')
+    assert parse_policy(str(file)) == BinaryStep(delta=0.4)
+    file.write_text('{"policy": null, "problems": []}')
+    with pytest.raises(ConfigurationError, match=r"report\.json.*chose no policy"):
+        parse_policy(str(file))
