@@ -12,7 +12,7 @@ RSDError
     ├── UnrecoverableError   no rule for faults applies: the request fails at once
     └── BatchError           some requests of a batch failed; `results` holds all of them
 
-RoleWarning is a Python warning, once per decoder: a role has failed at every one of its first calls.
+RoleWarning is a Python warning, once per role of a decoder: a role has failed at every one of its first calls.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class Cast:
         if self.policy.needs_entropy and not isinstance(self.drafter, FirstTokenEntropy):
             raise ConfigurationError(
                 f"the policy {self.policy!r} routes on the entropy of a step's first token, which {self.drafter!r} "
-                "does not report; in-process models do (hf:, embedded:)"
+                "does not report; in-process models do (hf:, gguf:, embedded:)"
             )
         threshold = self.verifier.threshold
         if threshold is not None and self.policy.needs_reward and not _decides_at(self.policy, threshold):

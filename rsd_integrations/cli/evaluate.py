@@ -36,6 +36,7 @@ from rsd_integrations.cli.progress import eval_progress
 from rsd_integrations.cli.score import processbench
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say, written
 from rsd_integrations.data_files import FILES, check_journal_format, check_written_format
+from rsd_integrations.display.reading import counted
 from rsd_integrations.evaluation import Evaluation, Report, evaluate, markdown
 from rsd_integrations.evaluation.plots import accuracy_against_cost, check_format
 from rsd_integrations.evaluation.recipes import find_recipe, recipe_names
@@ -187,7 +188,7 @@ def eval_(
         reports.append(report)
         _write(reports, len(runs), json_file, markdown_file, rows)
         Terminal().print(*eval_tables(reports[-1]), sep="\n")
-        for line in reports[-1].ungraded:
+        for line in reports[-1].faults:
             say(f"Warning: {line}", "yellow")
     for file, report in zip(plots, reports, strict=False):
         draw(file, partial(accuracy_against_cost, report))
@@ -197,6 +198,11 @@ def eval_(
         (f"{name}: {line}" for name, lines in idle for line in lines),
         "These figures are not the method's. Fix the cause, then run the same command again",
     )
+    methods = [method for report in reports for method in report.methods.values()]
+    if failed := sum(method.errors for method in methods):
+        asked = counted(sum(method.n for method in methods), "answer")
+        again = "the same command retries them" if journal is not None else "with --journal FILE, only they are retried"
+        raise RSDError(f"{failed} of {asked} failed and were graded as far as they were written. Run again: {again}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,22 +190,13 @@ class Report:
     @property
     def faults(self) -> list[str]:
         """The faults, one line per method and kind; empty if there were none."""
-        return [line for method in self.methods for line in self._faults(method).values()]
-
-    @property
-    def ungraded(self) -> list[str]:
-        """The faults of grading among them."""
-        lines = (self._faults(method).get("ungraded") for method in self.methods)
-        return [line for line in lines if line is not None]
-
-    def _faults(self, name: str) -> dict[str, str]:
-        method = self.methods[name]
-        return {
-            kind: f"{name}: {_SAID.get(kind, kind)} {counted(faults.count, 'time')} "
-            + f"in {faults.answers} of {counted(method.n, 'answer')}"
+        return [
+            f"{name}: {_SAID.get(kind, kind)} {counted(faults.count, 'time')} "
+            f"in {faults.answers} of {counted(method.n, 'answer')}"
             + (f", most recently with {faults.last[:200]!r}" if faults.last else "")
+            for name, method in self.methods.items()
             for kind, faults in method.faults.items()
-        }
+        ]
 
     @property
     def graded_as(self) -> str:
@@ -334,6 +325,8 @@ _SAID = {
     "verifier_error": "the verifier failed",
     "target_error": "the target failed and was retried",
     "target_limit": "a limit on the target was reached",
+    "thought_limit": "a thought was ended at its limit",
+    "no_answer": "the response ended without an answer",
     "error": "the request failed",
     "ungraded": "the answer could not be graded",
 }

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from rsd_core import RSDError, VerifierError
+from rsd_core import Path as StepPath
+from rsd_core import RSDError, Step, VerifierError
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.batch import read_results, read_rows
 from rsd_integrations.cli.app import app
@@ -212,7 +213,34 @@ def test_a_role_that_worked_once_does_not_count_as_never_working(broken: Broken,
     shown = CliRunner().invoke(app, ["batch", few, "--out", str(tmp_path / "out.jsonl"), *SCRIPTED])
     assert shown.exit_code == 0, shown.output
     assert "3 done (3 of them degraded)" in shown.stderr
-    assert CliRunner().invoke(app, ["eval", "--task", few, "--all", "--methods", "rsd", *SCRIPTED]).exit_code == 0
+    shown = CliRunner().invoke(app, ["eval", "--task", few, "--all", "--methods", "rsd", *SCRIPTED])
+    assert shown.exit_code == 0
+    told = "Warning: rsd: the verifier failed 3 times in 3 of 3 answers, most recently with 'ConnectionError: a moment'"
+    assert told in shown.stderr  # since the figures are those of answers that the target helped out
+
+
+def test_an_evaluation_in_which_answers_failed_is_no_success(broken: Broken, few: str, tmp_path: Path) -> None:
+    def score(path: StepPath, _: Step) -> float:
+        if "q 2" in path.prompt[-1].content:
+            raise ConnectionError("gone")
+        return 0.9
+
+    broken.models["scripted:verifier"] = ScriptedVerifier(score)
+    settings = tmp_path / "rsd.yaml"
+    settings.write_text("settings: {on_verifier_error: raise}")
+    figures, journal = tmp_path / "x.json", tmp_path / "journal.jsonl"
+    words = ["eval", "--config", str(settings), "--task", few, "--all", "--methods", "rsd", *SCRIPTED]
+    shown = CliRunner().invoke(app, [*words, "--json", str(figures)])
+    assert isinstance(shown.exception, RSDError)  # exit code 2
+    assert "1 of 3 answers failed and were graded as far as they were written" in str(shown.exception)
+    assert "with --journal FILE, only they are retried" in str(shown.exception)
+    assert "Warning: rsd: the request failed 1 time in 1 of 3 answers" in shown.stderr
+    assert json.loads(figures.read_text())["methods"]["rsd"]["errors"] == 1
+
+    shown = CliRunner().invoke(app, [*words, "--journal", str(journal)])
+    assert "the same command retries them" in str(shown.exception)
+    broken.models["scripted:verifier"] = ScriptedVerifier([0.9])
+    assert CliRunner().invoke(app, [*words, "--journal", str(journal)]).exit_code == 0
 
 
 # -- words that cannot be meant -------------------------------------------------------------------------------------
