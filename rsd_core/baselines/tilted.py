@@ -61,14 +61,16 @@ class TiltedDecoder(RewardGuidedDecoder):
             reward: float | None = None
             if rewards:
                 yield StepScored(i, rewards)
-                tilted = await self._tilted(request, calls, drafts, rewards)
+                reads = sum(request.read_at_most + draft.size for draft in drafts)
+                spent = calls.target_is_spent(request, self._target, reads)  # then it reports no likelihoods either
+                tilted = rewards if spent else await self._tilted(request, calls, drafts, rewards)
                 chosen = choose(request, tilted)
                 request.discard(drafts[:chosen] + drafts[chosen + 1 :], scored=True)
                 rejected, reward = drafts[chosen], rewards[chosen]
                 tilt = tilted[chosen]
                 accepted = self.settings.on_abstain == "accept" if tilt is None else tilt >= self.threshold
                 accepted = accepted or request.progress.is_mark(rejected)
-                if accepted or calls.target_is_spent(request, self._target):
+                if spent or accepted or calls.target_is_spent(request, self._target):
                     yield StepAccepted(i, calls.commit(request, rejected, "draft", reward))
                     continue
                 calls.reject(request, rejected, scored=True)
@@ -87,11 +89,11 @@ class TiltedDecoder(RewardGuidedDecoder):
 
     async def _tilted(
         self, request: Request, calls: Calls, drafts: Sequence[Step], rewards: Sequence[float | None]
-    ) -> list[float | None]:
+    ) -> tuple[float | None, ...]:
         """R + (log P_M − log P_m) / β for each draft; None if the verifier abstained."""
         likely = await calls.log_likelihoods(request, "target", self._target, drafts)
         cheap = await calls.log_likelihoods(request, "drafter", self.drafter, drafts)
-        return [
+        return tuple(
             None if reward is None else reward + (a - b) / self.beta
             for reward, a, b in zip(rewards, likely, cheap, strict=True)
-        ]
+        )
