@@ -149,9 +149,7 @@ class Calls:
             if self._guard.watches:
                 self._guard.check()
             begun = self._early.claim("verifier", verifier, at, nonblank)
-            work = begun or verifier.score(at, nonblank)
-            if self.watches is not None and begun is None:
-                work = self.watches.call("verifier", verifier, work)
+            work = begun or self._seen("verifier", verifier, verifier.score(at, nonblank))
             scores: Scores = await self._call(request, "verifier", verifier, work, checked_scores, len(nonblank))
         except Exception as error:
             if request.settings.on_verifier_error == "raise":
@@ -223,11 +221,15 @@ class Calls:
     async def log_likelihoods(
         self, request: Request, role: Role, model: Drafter | Target, candidates: Sequence[Step]
     ) -> tuple[float, ...]:
-        """Log-probabilities of the candidates, from a drafter or target that reports them."""
+        """Log-probabilities of the candidates, from a drafter or target that reports them; none after a fault of it."""
         assert isinstance(model, HasLikelihood)
-        self._guard.check()
-        work = self._seen(role, model, model.log_likelihoods(request.path, candidates))
-        reply: Likelihoods = await self._call(request, role, model, work, checked_likelihoods, len(candidates))
+        try:
+            self._guard.check()
+            work = self._seen(role, model, model.log_likelihoods(request.path, candidates))
+            reply: Likelihoods = await self._call(request, role, model, work, checked_likelihoods, len(candidates))
+        except Exception as error:
+            self._fault(request, role, error)
+            return ()
         return reply.values
 
     def hedge(self, request: Request, target: Target, speculation: Speculation | None = None) -> None:
@@ -286,9 +288,7 @@ class Calls:
         ahead = self._early.ahead if role == "drafter" and self._early.depth else 0
         step_request = request.progress.step_request(role, count, request.attempt, at_most, guess, ahead, speculation)
         begun = self._early.claim(role, model, request.path, step_request)
-        work = begun or model.generate(request.path, step_request)
-        if self.watches is not None and begun is None:
-            work = self.watches.call(role, model, work)
+        work = begun or self._seen(role, model, model.generate(request.path, step_request))
         assistant = None if speculation is None else speculation.drafter
         return self._call(request, role, model, work, checked_steps, count, step_request, assistant=assistant)
 

@@ -339,6 +339,21 @@ def test_likelihoods_are_within_the_limits_on_the_target(limits: Limits, calls: 
     assert (result.ledger.target.flops or 0) <= (limits.max_target_flops or 100)
 
 
+@pytest.mark.parametrize("role", ["drafter", "target"])
+@pytest.mark.parametrize(("limits", "text"), [(Limits(), "target"), (Limits(max_target_calls=1), "draft")])
+def test_where_a_likelihood_is_missing_the_target_writes_the_step(role: str, limits: Limits, text: str) -> None:
+    drafter, target = Likely(["draft"], {"draft": -1.0}), Likely(["target"], {"draft": -1.0})
+    (drafter if role == "drafter" else target).likelihoods = {}  # a KeyError
+    made = TiltedDecoder(
+        drafter=drafter, verifier=ScriptedVerifier([0.9]), target=target, settings=Settings(limits=limits)
+    )
+    result = made.run("question")
+    assert result.text == text
+    assert [item.kind for item in result.degradations] == [f"{role}_error"] + ["target_limit"] * (text == "draft")
+    kept = sum(step.size for step in result.steps if step.author == "draft")
+    assert result.ledger.drafter.generated == result.ledger.drafter.discarded + kept
+
+
 def test_votes_keep_the_longest_solution_if_a_fault_ends_them_all() -> None:
     drafter = ScriptedDrafter(["one\n\n", "two\n\n", UnrecoverableError("gone")])
     with pytest.raises(UnrecoverableError) as caught:
