@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,7 +203,8 @@ def test_prompts_that_differ_in_fields_only_are_not_repeats() -> None:
 def test_equal_seeds_of_any_type_give_equal_results() -> None:
     made = dice(Clipping())
     for seed in range(9):
-        assert made.run("q", seed=np.int64(seed), repeat=True).steps == made.run("q", seed=seed, repeat=1).steps
+        equal: Any = np.int64(seed)
+        assert made.run("q", seed=equal, repeat=True).steps == made.run("q", seed=seed, repeat=1).steps
 
 
 def test_requests_do_not_wait_for_each_other() -> None:
