@@ -172,7 +172,7 @@ class Calls:
     def target_is_spent(self, request: Request, target: Target, reads: int | None = None) -> bool:
         """Whether a limit rules the target out, so that the draft must be kept; noted once a step, if so.
 
-        It would read so many tokens, by default the prompt and the response.
+        `reads` is the most tokens that it would read, by default those of prompt and response.
         """
         room, limit = self._target_room(request, target, reads or request.read_at_most)
         noted = (request.index, "target_limit") in [(last.step, last.kind) for last in request.degradations[-1:]]

@@ -176,7 +176,7 @@ class Request:
 
     @property
     def read_at_most(self) -> int:
-        """The tokens a model must read to continue; until one has read the prompt, its bytes, without a template's."""
+        """The tokens a model must read to continue; until one has read the prompt, by its messages' bytes."""
         read = self.prompt_tokens or sum(len(message.content.encode()) for message in self._root.prompt)
         return read + self.progress.tokens + self._asked
 
