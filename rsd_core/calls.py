@@ -92,7 +92,7 @@ class Calls:
         return generation.steps
 
     async def measure_entropy(self, request: Request, drafter: Drafter) -> None:
-        """How uncertain the drafter is about the first token of the step; None once it failed in this request."""
+        """Note how uncertain the drafter is about the first token of the step; a fault leaves it unknown."""
         assert isinstance(drafter, FirstTokenEntropy)
         try:
             self._guard.check()
@@ -149,9 +149,7 @@ class Calls:
             if self._guard.watches:
                 self._guard.check()
             begun = self._early.claim("verifier", verifier, at, nonblank)
-            work = begun or verifier.score(at, nonblank)
-            if self.watches is not None and begun is None:
-                work = self.watches.call("verifier", verifier, work)
+            work = begun or self._seen("verifier", verifier, verifier.score(at, nonblank))
             scores: Scores = await self._call(request, "verifier", verifier, work, checked_scores, len(nonblank))
         except Exception as error:
             if request.settings.on_verifier_error == "raise":
@@ -171,10 +169,14 @@ class Calls:
             for step, text in zip(candidates, judged, strict=True)
         )
 
-    def target_is_spent(self, request: Request, target: Target) -> bool:
-        """Whether a limit rules the target out, so that a rejected draft must be kept; noted if so."""
-        room, limit = self._target_room(request, target)
-        if room < 1:
+    def target_is_spent(self, request: Request, target: Target, reads: int | None = None) -> bool:
+        """Whether a limit rules the target out, so that the draft must be kept; noted once a step, if so.
+
+        `reads` is the most tokens that it would read, by default those of prompt and response.
+        """
+        room, limit = self._target_room(request, target, reads or request.read_at_most)
+        noted = (request.index, "target_limit") in [(last.step, last.kind) for last in request.degradations[-1:]]
+        if room < 1 and not noted:
             self._degrade(request, "target_limit", f"{limit} is reached: the draft is kept whatever its reward")
         return room < 1
 
@@ -191,12 +193,12 @@ class Calls:
         After a fault the target is asked for nothing but the step: without a guess, and without speculation.
 
         Raises:
-            TargetError: It failed once more than `target_retries` allows.
+            TargetError: It failed once more than `target_retries` allows, or in a way that no retry can help.
         """
         settings = request.settings
         reused = settings.reuse_rejected and request.terms.wastes_target
         for attempt in range(settings.target_retries + 1):
-            room, limit = self._target_room(request, target)
+            room, limit = self._target_room(request, target, request.read_at_most)
             if limit is not None and room < count:
                 raise LimitReached(limit)
             guess = rejected if reused and attempt == 0 else None  # which a fault may come from
@@ -219,11 +221,15 @@ class Calls:
     async def log_likelihoods(
         self, request: Request, role: Role, model: Drafter | Target, candidates: Sequence[Step]
     ) -> tuple[float, ...]:
-        """Log-probabilities of the candidates, from a drafter or target that reports them."""
+        """Log-probabilities of the candidates, from a drafter or target that reports them; none after a fault of it."""
         assert isinstance(model, HasLikelihood)
-        self._guard.check()
-        work = self._seen(role, model, model.log_likelihoods(request.path, candidates))
-        reply: Likelihoods = await self._call(request, role, model, work, checked_likelihoods, len(candidates))
+        try:
+            self._guard.check()
+            work = self._seen(role, model, model.log_likelihoods(request.path, candidates))
+            reply: Likelihoods = await self._call(request, role, model, work, checked_likelihoods, len(candidates))
+        except Exception as error:
+            self._fault(request, role, error)
+            return ()
         return reply.values
 
     def hedge(self, request: Request, target: Target, speculation: Speculation | None = None) -> None:
@@ -282,9 +288,7 @@ class Calls:
         ahead = self._early.ahead if role == "drafter" and self._early.depth else 0
         step_request = request.progress.step_request(role, count, request.attempt, at_most, guess, ahead, speculation)
         begun = self._early.claim(role, model, request.path, step_request)
-        work = begun or model.generate(request.path, step_request)
-        if self.watches is not None and begun is None:
-            work = self.watches.call(role, model, work)
+        work = begun or self._seen(role, model, model.generate(request.path, step_request))
         assistant = None if speculation is None else speculation.drafter
         return self._call(request, role, model, work, checked_steps, count, step_request, assistant=assistant)
 
@@ -328,10 +332,10 @@ class Calls:
             request.prompt_tokens = own.prefix
         return reply
 
-    def _target_room(self, request: Request, target: Target) -> tuple[float, FinishReason | None]:
+    def _target_room(self, request: Request, target: Target, reads: int) -> tuple[float, FinishReason | None]:
         if request.terms.wastes_target:
             return math.inf, None
-        return request.settings.limits.target_room(target, request.ledger.target, request.read_at_most)
+        return request.settings.limits.target_room(target, request.ledger.target, reads)
 
     def _fault(self, request: Request, role: Role, error: Exception, then: str = "") -> None:
         """Note a fault of a role that the request recovers from."""

@@ -28,7 +28,7 @@ class Backend:
     nested: bool = False
     """Whether the rest consists of specs."""
     inside: Role | None = None
-    """Roles that the models of those specs must be able to play; empty for any."""
+    """The role that the models of those specs must be able to play; None for any."""
     gguf: str = ""
     """Module and function for a GGUF file instead, if the rest is `gguf=FILE`; needs the extra `llamacpp`."""
     plugin: Plugin | None = None

@@ -133,8 +133,8 @@ def newer_version(data: Mapping[str, Any]) -> str | None:
 def masked(text: str) -> str:
     """A spec, or a text containing one, without secrets: values of secret options, and credentials in URLs."""
     text = re.sub(r"(://)[^/?#@\s]+@", r"\1…@", text)
-    named = r"((?:key|secret|password|authorization|token)(?:=\"?|\"\s*:\s*\"))[^,:'\"\s&]+"  # option, or name in JSON
-    return re.sub(named, r"\1…", text, flags=re.IGNORECASE)
+    named = r"((?:key|secret|password|authorization|token)(?:=\"?|\"\s*:\s*\"))"  # option, or name in JSON
+    return re.sub(named + r"((?<=\")(?:[^\"\\]|\\.)+|[^,:'\"\s&]+)", r"\1…", text, flags=re.IGNORECASE)
 
 
 def explain(error: ValidationError) -> str:

@@ -161,8 +161,8 @@ class Decoder(ABC):
     ) -> list[Result]:
         """Decode prompts concurrently; no request waits for another one's step.
 
-        A prompt's result is the same alone, in any batch and in any order. The same prompt given several times gets
-        repeat numbers 0, 1, … in order.
+        A prompt's result is the same alone, in any batch and in any order, unless the policy learns. The same prompt
+        given several times gets repeat numbers 0, 1, … in order.
 
         Args:
             prompts: The prompts.
@@ -178,8 +178,8 @@ class Decoder(ABC):
                 f"run_many takes a list of prompts and concurrency ≥ 1 (got {prompts!r:.40}, {concurrency})"
             )
         normalised = [as_prompt(prompt) for prompt in prompts]
-        numbers: defaultdict[Prompt, Iterator[int]] = defaultdict(itertools.count)
-        repeats = [next(numbers[prompt]) for prompt in normalised]
+        numbers: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
+        repeats = [next(numbers[repr([(message, message.extra) for message in prompt])]) for prompt in normalised]
         errors: dict[int, Exception] = {}
 
         async def one(position: int) -> Result:
@@ -283,7 +283,7 @@ class Decoder(ABC):
         """How the models' thoughts begin; determined before any of them is called.
 
         Returns:
-            None if no model is known to think, or if the prompt has begun the answer.
+            None if no model is known to think and no markers are set, or if the prompt has begun the answer.
 
         Raises:
             ConfigurationError: The models disagree, so they could not write one text.

@@ -100,7 +100,7 @@ def may_pass(error: Exception) -> bool:
 
 
 class RoleWarning(UserWarning):
-    """A drafter, verifier or target has failed at every call so far, so the answers are not what they should be."""
+    """A drafter, verifier or target has failed, or a judge gave no score, at every call so far: answers suffer."""
 
 
 class BatchError(RunError):

@@ -33,7 +33,7 @@ class StepScored(Event):
 
 @dataclass(frozen=True, slots=True)
 class StepRejected(Event):
-    """The policy rejected the best candidate; the target writes the step."""
+    """The policy rejected the chosen candidate: the target writes the step, or the drafter tries again."""
 
     step: Step
     reward: float | None

@@ -31,7 +31,7 @@ class Cancellation:
         """End the request; a model call in progress is cut short."""
         with self._lock:
             self._pressed = True
-            for listener, loop in self._listeners.items():
+            for listener, loop in [one for one in self._listeners.items() if not one[1].is_closed()]:
                 loop.call_soon_threadsafe(listener)
 
     def subscribe(self, listener: Callable[[], None]) -> None:

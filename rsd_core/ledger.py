@@ -27,8 +27,8 @@ class Account:
     scored: int = 0
     """Answer tokens that a verifier computed."""
     discarded: int = 0
-    """Tokens of rejected drafts as the drafter counts them; for the verifier, of those that it had scored. Where a
-    model speculates, rejected proposed tokens count too, for the model that wrote them and the one that read them."""
+    """Tokens of rejected drafts as the drafter counts them, and of calls that failed or were not needed; for the
+    verifier, of rejected steps that it had scored. Rejected proposed tokens count for both who wrote and read them."""
     overridden: int = 0
     """Tokens on which a lossy acceptance rule decided differently from the exact one."""
     abstained: int = 0
@@ -148,7 +148,7 @@ class Ledger:
     ) -> Usage:
         """Charge a call. What an assistant proposed, which the usage reports in its parts, is the drafter's work.
 
-        If nothing of the call is kept, as after a failure, all that it generated counts as discarded.
+        If nothing of it is kept, or it failed and is not a verifier's, all that it generated counts as discarded.
 
         Returns:
             The model's own work.

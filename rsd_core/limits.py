@@ -26,7 +26,8 @@ class Limits(Data):
     Once a limit on the target is reached, the target is not called again: drafts are kept whatever their reward, each
     noted in the result's `degradations`; the answer ends only if there is no draft. These limits are never exceeded:
     the target is called only if the rest of the limit covers its prompt as if nothing were cached, and its step is cut
-    where the limit ends. (The length of the prompt is the first model's count.)
+    where the limit ends. (The length of the prompt is the first model's count, and until there is one, the bytes of its
+    messages: what a chat template adds for a target that is the first may exceed a limit on FLOPs or money.)
     """
 
     max_steps: Count | None = 1000

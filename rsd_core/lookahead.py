@@ -28,9 +28,9 @@ WORTHWHILE = 0.5
 """A draft ahead saves up to the verifier's time if the step before it is accepted, and wastes as much of the drafter's
 if not; so it pays off if it is more likely than not to be used.
 
-With a verifier that scores runs, an accepted draft saves one whole call, and a rejected one wastes only itself. About k
-drafts up to k steps ahead fit into a call; so with an acceptance estimate p, the k-th pays off if p k >= 1 - p, that is
-from p = 1 / (1 + k) on."""
+With a verifier that scores runs, a used draft saves one whole call, and an unused one wastes only itself. About k
+drafts up to k steps ahead fit into a call; so the k-th, used with probability p (all before it accepted), pays off if
+p k >= 1 - p, that is from p = 1 / (1 + k) on."""
 
 CallRequest = StepRequest | tuple[Step, ...]
 
@@ -115,7 +115,7 @@ class _Call:
 
     @property
     def draft(self) -> tuple[Step, ...]:
-        """The step that a drafter wrote; None while it writes, and if it failed."""
+        """The step that a drafter wrote; empty while it writes, and if it failed."""
         task = self.work.task
         ready = task.done() and not task.cancelled() and not task.exception()
         return self.result.steps if ready and len(self.result.steps) == 1 else ()

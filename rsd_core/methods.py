@@ -164,7 +164,7 @@ class Method(Data):
 
     @property
     def learns(self) -> bool:
-        """Whether results depend on earlier problems."""
+        """Whether results depend on earlier problems; for RSD with the setup's policy, see that policy."""
         return False
 
 
@@ -294,7 +294,7 @@ class BestOfNMethod(Sampled):
 
 
 class BeamMethod(Sampled):
-    """Step-level beam search: n steps are drafted at each position, and the best `width` survive."""
+    """Step-level beam search: each of `width` beams drafts n / `width` steps, and the best `width` of all survive."""
 
     kind: Literal["beam"] = "beam"
     roles: ClassVar[tuple[Role, ...]] = ("drafter", "verifier")

@@ -1,7 +1,7 @@
-"""Parts that other packages provide by entry point: models, policies, methods, graders, tasks, reward-model formats.
+"""Parts that other packages provide by entry point, such as models, policies, methods and reward-model formats.
 
-A package registers a part under a name in one of the groups `rsd.backends`, `rsd.policies`, `rsd.methods`,
-`rsd.graders`, `rsd.tasks`, `rsd.prm_formats` and `rsd.critics`. The name then works wherever a built-in one does. A
+A package registers a part under a name in one of the groups `rsd.backends`, `rsd.policies`, `rsd.methods`, `rsd.tasks`,
+`rsd.splitters`, `rsd.graders`, `rsd.prm_formats` and `rsd.critics`. The name then works where a built-in one does. A
 part is imported only when it is named, so a broken package affects nobody else. Observers, in the group
 `rsd.observers`, are used without being named (`observing.py`).
 """

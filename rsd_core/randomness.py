@@ -16,7 +16,7 @@ class Randomness:
     """
 
     def __init__(self, seed: int, prompt: Prompt, repeat: int = 0) -> None:
-        self._key = repr((seed, repeat, [(message.role, message.content) for message in prompt])).encode()
+        self._key = repr((int(seed), int(repeat), [(message.role, message.content) for message in prompt])).encode()
         self._hash = self._keyed()
 
     def branch(self, label: int) -> Randomness:

@@ -176,7 +176,7 @@ class Request:
 
     @property
     def read_at_most(self) -> int:
-        """Upper bound on the tokens a model must read to continue: a tokenizer never makes more tokens than bytes."""
+        """The tokens a model must read to continue; until one has read the prompt, by its messages' bytes."""
         read = self.prompt_tokens or sum(len(message.content.encode()) for message in self._root.prompt)
         return read + self.progress.tokens + self._asked
 

@@ -32,14 +32,14 @@ FinishReason = Literal[
     "error",
 ]
 """Why an answer ended: `stop` is the model's own end, `max_…` a limit, `context` a full context, `empty_step` and
-`repetition` a model that is stuck, `cancelled` the caller, `error` a failed role."""
+`repetition` a model that is stuck, `cancelled` the caller, `error` a failure."""
 
 DegradationKind = Literal[
     "drafter_error", "verifier_error", "target_error", "target_limit", "thought_limit", "no_answer"
 ]
 """`…_error` is a fault of a role, `target_limit` a draft kept because a limit on the target was reached,
-`thought_limit` a thought or reasoning ended at its limit, and `no_answer` a response that ended inside or with its
-thought."""
+`thought_limit` a thought or reasoning ended by a limit or the policy, and `no_answer` a response that ended inside or
+with its thought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class StepRecord:
     text: str
     """The text as written, thought markers included."""
     author: Literal["draft", "target", "limit"]
-    """Who wrote it; `limit` closed a thought that had reached its token limit."""
+    """Who wrote it; `limit` closed a thought that a token limit or the policy ended."""
     reward: float | None
     """Reward of the drafted step, accepted or not; None if it was not scored or the verifier abstained."""
     accepted: bool
@@ -113,7 +113,7 @@ class Result:
     seconds: float
     """Wall-clock time of the request, waiting included."""
     degradations: tuple[Degradation, ...] = ()
-    """Faults and limits that the request recovered from; normally empty."""
+    """Faults and limits that the request recovered from, and a missing answer; normally empty."""
     thought: str = ""
     """The thought before the answer, without markers."""
     opening: str = ""

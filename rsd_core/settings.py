@@ -51,7 +51,7 @@ class Settings(Data):
     softmax_beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Which candidate: the one with the highest reward, or one drawn with weights exp(β · reward); GSI uses β = 20."""
     retry_temperature: Annotated[float, Field(gt=0, le=5)] = 0.7
-    """For retried drafts, under a policy with retries, if `temperature` is lower."""
+    """For further drafts of a step, under a policy or search that drafts again, if `temperature` is lower."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     on_verifier_error: Literal["target", "accept", "raise"] = "target"
     """If the verifier fails: let the target write the step, keep the draft, or fail the request."""

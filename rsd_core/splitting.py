@@ -81,7 +81,7 @@ class Words(Splitter):
         BeforeValidator(lambda value: value.split("+") if isinstance(value, str) else value),
         Field(min_length=1),
     ] = ("Wait", "But", "Alternatively", "Hmm", "However", "Let me", "So", "Now")
-    """Words that begin a new step; as text, separated by `+`."""
+    """What begins a new step, also as part of a longer word ("So" in "Some"); as text, separated by `+`."""
 
     def end(self, text: str) -> int | None:
         start = len(text) - len(text.lstrip())

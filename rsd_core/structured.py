@@ -34,7 +34,7 @@ class StructuredDecoder(Decoder):
 
     The reasoning is the result's `thought`, the JSON its `text`. It is written in one piece, under a grammar: for RSD
     it is drafted, scored and replaced as the policy says; other decoders use their target, or their only model. Limits,
-    seed and ledger cover both. Stop strings are ignored, since partial JSON is useless.
+    seed and ledger cover both; two steps are always allowed. Stop strings are ignored, since partial JSON is useless.
 
     Args:
         decoder: How to reason. Its models must accept `response_format` (see `Generator.with_fields`).

@@ -57,8 +57,8 @@ def _words(path: Path) -> int:
 class _Scripted:
     """Plays a script of steps: a list by position in the answer, or a function of path and random generator.
 
-    A step that does not end with the request's delimiter, or closes a thought, ends the answer. An exception in the
-    script is raised. Each word counts as a token.
+    A step that neither ends with the request's delimiter nor closes a thought ends the answer. The last entry of a list
+    is repeated, an exception is raised. Each word counts as a token, and so does the end of the answer.
     """
 
     def __init__(

@@ -170,9 +170,9 @@ class HeuristicGreedySearch(DepthFirst):
     Children of a place are drafted one at a time until one is positive: the search continues there. If none is, the
     best neutral one is used. If all are negative, or were removed, their parent is removed in turn. When the
     iterations are used up, or there is nothing left to go back to, the search settles: the best draft of each place is
-    kept, whatever its class. The paper gives neither its bandwidth nor its iterations; the values here are ours. Drafts
-    after a place's first are sampled at `Settings.retry_temperature` or above, the first at `Settings.temperature` (0.1
-    and 0.2 in the paper).
+    kept, whatever its class. The paper's bandwidth and iterations were not to be found; the values here are ours.
+    Drafts after a place's first are sampled at `Settings.retry_temperature` or above, the first at
+    `Settings.temperature`; the paper samples at 0.1 for mathematics and 0.2 for code.
 
     Args:
         drafter: Writes the steps.

@@ -65,11 +65,13 @@ class MajorityVote(Decoder):
 
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         branches = [request.branch(i) for i in range(self.n)]
-        await run_all([self._write(branch, calls) for branch in branches])
-        written = [branch for branch in branches if branch.finish != "error"]
-        scores = [-1.0] * len(written)
+        written: list[Request] = []
+        scores: list[float] = []
         ended: LimitReached | Exception | None = None
         try:
+            await run_all([self._write(branch, calls) for branch in branches])
+            written = [branch for branch in branches if branch.finish != "error"]
+            scores = [-1.0] * len(written)
             if not written:
                 raise DrafterError(f"the drafter {self.drafter.name!r} failed: {request.degradations[-1].message}")
             await self._score(request, calls, written, scores)

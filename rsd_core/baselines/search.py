@@ -83,8 +83,10 @@ class StepBeam(GuidedSearch):
         try:
             while any(beam.finish is None for beam in beams):
                 live = [beam for beam in beams if beam.finish is None]
-                # The single root drafts for all, so that the full number of beams can survive from the start.
-                count = self.expand if len(beams) > 1 or self.expand == 1 else self.expand * self.width
+                # The single root drafts for all, so that the full number of beams can survive from the start; not if
+                # its drafts would be the same.
+                alone = len(beams) == 1 and request.settings.temperature > 0
+                count = self.expand * self.width if alone else self.expand
                 grown = await run_all([self._grow(beam, calls, count, scored) for beam in live])
                 rivals = [beam for beam in beams if beam.finish is not None] + [new for news in grown for new in news]
                 beams = sorted(rivals, key=_last_reward, reverse=True)[: self.width]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Sequence
 
 from rsd_core.algorithm import RewardGuidedDecoder
@@ -18,7 +19,8 @@ from rsd_core.settings import Settings
 class TiltedDecoder(RewardGuidedDecoder):
     """GSI: soft best of n by r + (log P_M − log P_m) / β; if that is too low, by r among steps of the target.
 
-    n is `Settings.candidates`. Drafter and target must report log-likelihoods (`HasLikelihood`).
+    n is `Settings.candidates`. Drafter and target must report log-likelihoods (`HasLikelihood`); where one of them
+    fails to, the target writes the step.
 
     Args:
         drafter: The cheap model.
@@ -61,14 +63,16 @@ class TiltedDecoder(RewardGuidedDecoder):
             reward: float | None = None
             if rewards:
                 yield StepScored(i, rewards)
-                tilted = await self._tilted(request, calls, drafts, rewards)
-                chosen = choose(request, tilted)
+                reads = sum(request.read_at_most + draft.size for draft in drafts)
+                spent = calls.target_is_spent(request, self._target, reads)  # then it reports no likelihoods either
+                tilted = rewards if spent else await self._tilted(request, calls, drafts, rewards)
+                chosen = choose(request, tilted or rewards)
                 request.discard(drafts[:chosen] + drafts[chosen + 1 :], scored=True)
                 rejected, reward = drafts[chosen], rewards[chosen]
-                tilt = tilted[chosen]
+                tilt = tilted[chosen] if tilted else -math.inf
                 accepted = self.settings.on_abstain == "accept" if tilt is None else tilt >= self.threshold
                 accepted = accepted or request.progress.is_mark(rejected)
-                if accepted or calls.target_is_spent(request, self._target):
+                if spent or accepted or calls.target_is_spent(request, self._target):
                     yield StepAccepted(i, calls.commit(request, rejected, "draft", reward))
                     continue
                 calls.reject(request, rejected, scored=True)
@@ -87,11 +91,13 @@ class TiltedDecoder(RewardGuidedDecoder):
 
     async def _tilted(
         self, request: Request, calls: Calls, drafts: Sequence[Step], rewards: Sequence[float | None]
-    ) -> list[float | None]:
-        """R + (log P_M − log P_m) / β for each draft; None if the verifier abstained."""
+    ) -> tuple[float | None, ...]:
+        """R + (log P_M − log P_m) / β for each draft; None if the verifier abstained, nothing after a fault."""
         likely = await calls.log_likelihoods(request, "target", self._target, drafts)
-        cheap = await calls.log_likelihoods(request, "drafter", self.drafter, drafts)
-        return [
+        cheap = likely and await calls.log_likelihoods(request, "drafter", self.drafter, drafts)
+        if not cheap:
+            return ()
+        return tuple(
             None if reward is None else reward + (a - b) / self.beta
             for reward, a, b in zip(rewards, likely, cheap, strict=True)
-        ]
+        )

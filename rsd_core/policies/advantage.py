@@ -49,7 +49,7 @@ class AdvantageAware(WeightingPolicy):
     explore: Probability = 0.02
     """Share of good drafts rejected anyway, to keep the estimate of the target's reward current."""
     memory: Annotated[int, Field(ge=2)] = 1000
-    """How many of the target's latest steps the estimate uses, and how many rewards the budget's quantile uses."""
+    """About how many of the target's latest steps the estimate uses, and how many rewards the budget's quantile."""
     horizon: Annotated[int, Field(ge=1)] = 100
     """Steps over which a deviation from the budget is corrected."""
 

@@ -168,7 +168,7 @@ class Plan(Learned):
         return max(1.0, (later + trust * self._steps) / (self._reached[index] + trust))
 
     def paid(self, target: Account) -> None:
-        """Add the average cost of one request's calls; the latest twenty requests or so count most."""
+        """Add a request's average cost of a call so far, after each call; the latest twenty or so count most."""
         for name in ("generated", "flops", "cost"):
             amount = getattr(target, name)
             if amount and target.calls:

@@ -12,7 +12,7 @@ from typing import Any, Self
 class Learned:
     """A policy's learned state.
 
-    Not part of the policy's data: policies are equal whatever they learned, and a copy starts fresh.
+    Not part of the policy's data: policies are equal whatever they learned, and a deep copy or a pickle starts fresh.
     """
 
     def __init__(self, *start: Any) -> None:
@@ -63,7 +63,8 @@ class Budget(Learned):
 
     The debt is what may still be spent: γ for each step, less 1 for each rejected one. The quantile is taken at
     γ + debt / horizon. At or above 1 everything is rejected, at or below 0 everything is accepted, so for *every*
-    sequence of values, in any order, −(horizon γ + 1) ≤ γ n − rejected ≤ horizon (1 − γ) + 1 after n of them.
+    sequence of values, in any order, −(horizon γ + 1) ≤ γ n − rejected ≤ horizon (1 − γ) + 1 after n of them, if none
+    is accepted surely or rejected elsewhere.
     """
 
     def __init__(self, rate: float, horizon: int, memory: int, start: Sequence[float] = ()) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from rsd_core.limits import Limits
 from rsd_core.paths import Step
@@ -80,16 +80,23 @@ def _cues(value: Any) -> Any:
 class Takeover(Rule):
     """The target takes over for some steps when the drafter has doubts (as in Speculative Thinking, arXiv 2504.12329).
 
-    A draft that contains a cue goes to the target whatever its reward, and so do the steps after it.
+    A draft that contains a cue goes to the target whatever its reward, and so do the next `steps` - 1 steps. Drafts
+    without a reward, on which the verifier failed or abstained, are not searched.
     """
 
     kind: Literal["takeover"] = "takeover"
     cues: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_cues)] = (
         *("wait", "hmm", "alternatively", "let me check"),
     )
-    """Phrases that reveal doubt, case-insensitive; as text, separated by `|`."""
+    """Phrases that reveal doubt, case-insensitive, also inside longer words; as text, separated by `|`."""
     steps: Annotated[int, Field(ge=1)] = 1
     """Steps that the target writes in a row."""
+
+    @model_validator(mode="after")
+    def _reads_drafts(self) -> Self:
+        if not self.then.needs_reward:
+            raise ValueError(f"takeover searches scored drafts, and {self.then!r} has none: give one that uses rewards")
+        return self
 
     def route(self, request: RequestView) -> Route:
         # The step with the cue was the target's first; n - 1 more follow.
@@ -110,8 +117,8 @@ class Takeover(Rule):
 class Retry(Rule):
     """Draft again before calling the target, at most n times per step.
 
-    Retried drafts are sampled, at `Settings.retry_temperature` if the decoder is greedy. Budgets behind this rule count
-    only the last draft's outcome.
+    Retried drafts are sampled, at `Settings.retry_temperature` or above. Budgets behind this rule count only the last
+    draft's outcome.
     """
 
     kind: Literal["retry"] = "retry"

@@ -43,7 +43,7 @@ class Clipping(WeightingPolicy):
 
 
 class Sigmoid(WeightingPolicy):
-    """ω(r) = max(0, r / (1 + r)), the paper's "sigmoidal": at most 1/2, so half of all steps go to the target."""
+    """ω(r) = max(0, r / (1 + r)), the paper's "sigmoidal": at most 1/2: the target gets half of all steps or more."""
 
     kind: Literal["sigmoid"] = "sigmoid"
 
@@ -52,7 +52,7 @@ class Sigmoid(WeightingPolicy):
 
 
 class Logistic(WeightingPolicy):
-    """ω(r) = 1 / (1 + exp(−α (r − δ))): a soft threshold. The paper does not print its α."""
+    """ω(r) = 1 / (1 + exp(−α (r − δ))): a soft threshold. The paper's α was not to be found; 20 is ours."""
 
     kind: Literal["logistic"] = "logistic"
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0

@@ -19,7 +19,7 @@ def agree(statements: Sequence[Statement], markers: Markers | None = None) -> Th
         markers: The markers given in the settings.
 
     Returns:
-        None if no model is known to think.
+        None if no thought is expected: no model is known to think, and no markers are given.
 
     Raises:
         ConfigurationError: The models disagree: their markers differ, or some of them think and others do not.

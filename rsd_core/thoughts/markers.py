@@ -22,7 +22,7 @@ class Markers:
     lead: str = ""
     """Text between `open` and the thought."""
     closing: str = ""
-    """How the models themselves close a thought: `close` with the white space around it. Defaults to `close`."""
+    """How the models themselves close a thought: `close` with what they write around it. Defaults to `close`."""
     answer: str = ""
     """What begins an answer, with or without a thought before it; empty for nothing."""
     end: str = ""

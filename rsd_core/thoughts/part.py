@@ -21,7 +21,7 @@ class Part:
     pieces: tuple[Piece, ...] | None = None
     """The thought and answer parts of the last step; None if all of it is answer."""
     closed: Step | None = None
-    """What closed the thought after the last step, if it had reached its token limit."""
+    """What closed the thought after the last step, if a token limit or the policy ended it."""
     closed_pieces: tuple[Piece, ...] = ()
     """Thought text held back until the thought was closed."""
     owed: str = ""

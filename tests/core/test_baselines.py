@@ -27,6 +27,7 @@ from rsd_core import (
     TargetChoice,
     TargetJudge,
     TiltedDecoder,
+    UnrecoverableError,
     Usage,
     as_prompt,
 )
@@ -307,6 +308,68 @@ def test_candidates_that_a_limit_leaves_no_token_each_are_not_asked_for() -> Non
     )
     result = made.run("question")
     assert (result.finish_reason, result.text, len(target.calls)) == ("max_target_tokens", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "calls"),
+    [
+        (Limits(max_target_calls=0), 0),
+        (Limits(max_target_calls=1), 1),
+        (Limits(max_target_flops=10), 0),  # 2 FLOPs a token: the prompt and three drafts of two words, and one to write
+        (Limits(max_target_flops=20), 1),
+        (Limits(max_target_flops=100), 2),
+    ],
+)
+def test_likelihoods_are_within_the_limits_on_the_target(limits: Limits, calls: int) -> None:
+    class Reads(Likely):
+        async def log_likelihoods(self, path: Path, steps: Sequence[Step]) -> Likelihoods:
+            read = sum(1 + sum(one.size for one in (*path.steps, step)) for step in steps)
+            return Likelihoods((-1.0,) * len(steps), Usage(prefix=read, computed=read))
+
+    made = TiltedDecoder(
+        drafter=Reads(["a\n\n", "b"], {}),
+        verifier=ScriptedVerifier([0.9]),
+        target=Reads(["target"], {}),
+        settings=Settings(candidates=3, temperature=1, limits=limits),
+    )
+    result = made.run("q")
+    assert result.text == "a\n\nb"
+    assert result.ledger.target.calls == calls
+    assert [item.kind for item in result.degradations] == ["target_limit"] * (2 - calls)
+    assert (result.ledger.target.flops or 0) <= (limits.max_target_flops or 100)
+
+
+@pytest.mark.parametrize("role", ["drafter", "target"])
+@pytest.mark.parametrize(("limits", "text"), [(Limits(), "target"), (Limits(max_target_calls=1), "draft")])
+def test_where_a_likelihood_is_missing_the_target_writes_the_step(role: str, limits: Limits, text: str) -> None:
+    drafter, target = Likely(["draft"], {"draft": -1.0}), Likely(["target"], {"draft": -1.0})
+    (drafter if role == "drafter" else target).likelihoods = {}  # a KeyError
+    made = TiltedDecoder(
+        drafter=drafter, verifier=ScriptedVerifier([0.9]), target=target, settings=Settings(limits=limits)
+    )
+    result = made.run("question")
+    assert result.text == text
+    assert [item.kind for item in result.degradations] == [f"{role}_error"] + ["target_limit"] * (text == "draft")
+    kept = sum(step.size for step in result.steps if step.author == "draft")
+    assert result.ledger.drafter.generated == result.ledger.drafter.discarded + kept
+
+
+def test_votes_keep_the_longest_solution_if_a_fault_ends_them_all() -> None:
+    drafter = ScriptedDrafter(["one\n\n", "two\n\n", UnrecoverableError("gone")])
+    with pytest.raises(UnrecoverableError) as caught:
+        MajorityVote(drafter=drafter, n=3, settings=SAMPLED).run("question")
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "one\n\ntwo\n\n"
+
+
+@pytest.mark.parametrize(("temperature", "drafts"), [(0.0, 1), (1.0, 4)])
+def test_beams_of_one_step_each_start_apart(temperature: float, drafts: int) -> None:
+    drafter = ScriptedDrafter(numbers)
+    made = StepBeam(
+        drafter=drafter, verifier=ScriptedVerifier(value), width=4, expand=1, settings=Settings(temperature=temperature)
+    )
+    generated = made.run("question").ledger.drafter.generated
+    assert generated == drafts * (1 + 3)  # a number; a number, a box, and the end
 
 
 def test_what_a_baseline_needs_is_reported_at_once() -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import random
 import threading
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -184,6 +186,25 @@ def test_the_same_prompt_twice_is_sampled_twice() -> None:
     results = made.run_many(["same"] * 20, seed=3)
     assert len({result.text for result in results}) > 5
     assert results[4].text == made.run("same", seed=3, repeat=4).text
+
+
+def test_prompts_that_differ_in_fields_only_are_not_repeats() -> None:
+    def prompt(thought: str) -> list[dict[str, str]]:
+        earlier = {"role": "assistant", "content": "So.", "reasoning_content": thought}
+        return [{"role": "user", "content": "one"}, earlier, {"role": "user", "content": "two"}]
+
+    made = dice(Clipping())
+    for seed in range(5):
+        results = made.run_many([prompt("a"), prompt("b"), prompt("b")], seed=seed)
+        assert results[1].text == made.run(prompt("b"), seed=seed).text
+        assert results[2].text == made.run(prompt("b"), seed=seed, repeat=1).text
+
+
+def test_equal_seeds_of_any_type_give_equal_results() -> None:
+    made = dice(Clipping())
+    for seed in range(9):
+        equal: Any = np.int64(seed)
+        assert made.run("q", seed=equal, repeat=True).steps == made.run("q", seed=seed, repeat=1).steps
 
 
 def test_requests_do_not_wait_for_each_other() -> None:

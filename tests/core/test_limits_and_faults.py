@@ -426,3 +426,21 @@ def test_run_many_takes_a_list() -> None:
         decoder().run_many("question")
     with pytest.raises(ConfigurationError, match="concurrency"):
         decoder().run_many(["question"], concurrency=0)
+
+
+def test_a_cancellation_reaches_all_requests_though_one_was_abandoned_with_its_loop() -> None:
+    button = Cancellation()
+    loop = asyncio.new_event_loop()
+    abandoned = decoder().astream("question", cancel=button)
+    loop.run_until_complete(anext(abandoned))
+    loop.close()
+    threading.Timer(0.05, button.cancel).start()
+    slow = DraftOnly(drafter=ScriptedDrafter(endless, delay=20))
+    started = time.monotonic()
+    assert slow.run("question", cancel=button).finish_reason == "cancelled"
+    assert time.monotonic() - started < 15
+
+    async def close() -> None:
+        await abandoned.aclose()
+
+    asyncio.run(close())

@@ -323,6 +323,17 @@ def test_no_error_about_a_spec_holds_its_key(spec: str) -> None:
     assert "…" in str(loading.value)
 
 
+@pytest.mark.parametrize(
+    "value", ['{"Authorization": "Bearer SECRET"}', '{"X-Api-Key":"a,SECRET"}', '{"api_key": "a\\"SECRET"}']
+)
+def test_no_error_about_a_spec_holds_the_end_of_a_secret_text(value: str) -> None:
+    for spec in (f"openai,body.extra={value},profil=vllm:m@http://127.0.0.1:1/v1", f"opnai,headers={value}:m"):
+        with pytest.raises(SpecError) as caught:
+            load(spec)
+        assert "SECRET" not in str(caught.value)
+        assert "…" in str(caught.value)
+
+
 def test_options_after_the_colon_are_refused_with_their_place() -> None:
     line = r"options go before the colon: hf,dtype=float32,template\.enable_thinking=false:ORG/MODEL"
     with pytest.raises(SpecError, match=line):

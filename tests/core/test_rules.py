@@ -10,6 +10,7 @@ from scipy import stats
 from rsd_core import (
     BinaryStep,
     BudgetAware,
+    ConfigurationError,
     Constant,
     Degraded,
     FirstSteps,
@@ -23,6 +24,7 @@ from rsd_core import (
     StepReplaced,
     Takeover,
     WeightingPolicy,
+    parse_policy,
 )
 from rsd_core.policies import Decision, RequestView
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
@@ -183,13 +185,22 @@ def test_a_weight_that_is_not_a_probability_fails_the_request() -> None:
         authors(Wrong(), [0.9])
 
 
+@pytest.mark.parametrize(
+    "text", ["takeover/always_draft", "first_steps:1/takeover/first_token", "takeover/retry/always_draft"]
+)
+def test_a_takeover_that_would_see_no_draft_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"takeover searches scored drafts, and .* has none"):
+        parse_policy(text)
+
+
 def test_a_kept_draft_is_reported_when_the_target_is_spent() -> None:
     made = RewardGuidedDecoder(
         drafter=ScriptedDrafter(DRAFTS),
         verifier=ScriptedVerifier([0.1]),
         target=ScriptedTarget(TARGETS),
         policy=FirstSteps(n=1),
-        settings=Settings(limits=Limits(max_target_tokens=1)),
+        settings=Settings(limits=Limits(max_target_tokens=0)),
     )
     events = list(made.stream("question"))
-    assert any(isinstance(event, Degraded) and event.degradation.kind == "target_limit" for event in events)
+    told = [event.index for event in events if isinstance(event, Degraded)]
+    assert told == list(range(len(DRAFTS)))  # once a step, although the first was due to the target twice
