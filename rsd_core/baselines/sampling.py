@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 from rsd_core.calls import Calls
 from rsd_core.concurrency import run_all
@@ -44,8 +44,6 @@ class MajorityVote(Decoder):
         settings: Needs a temperature above 0.
     """
 
-    _scores: ClassVar[bool] = False
-
     def __init__(self, *, drafter: Drafter, n: int = 16, settings: Settings | None = None) -> None:
         require("drafter", drafter, Drafter)
         self.drafter, self.n = drafter, n
@@ -80,7 +78,10 @@ class MajorityVote(Decoder):
         best = self._choose(written, scores) if written else max(branches, key=lambda branch: branch.index)
         for branch in branches:
             if branch is not best:
-                request.discard(branch.path.steps, scored=self._scores)
+                steps = branch.path.steps
+                unscored = len(steps) - (self._scored(len(steps)) if branch.finish != "error" else 0)
+                request.discard(steps[:unscored], scored=False)
+                request.discard(steps[unscored:], scored=True)
         for i, record in enumerate(request.adopt(best)):
             yield StepAccepted(i, record)
         if ended is not None:
@@ -94,6 +95,10 @@ class MajorityVote(Decoder):
             branch.finish = limit.reason
         except DrafterError:
             branch.finish = "error"
+
+    def _scored(self, steps: int) -> int:  # noqa: ARG002
+        """How many of a solution's steps, the last ones, are scored."""
+        return 0
 
     async def _score(self, request: Request, calls: Calls, branches: Sequence[Request], scores: list[float]) -> None:
         """Record the solutions' scores, each as soon as it is known; votes need none."""
@@ -115,8 +120,6 @@ class BestOfN(MajorityVote):
             process reward models do, and take the minimum, the mean or the product.
         settings: Needs a temperature above 0.
     """
-
-    _scores = True
 
     def __init__(
         self,
@@ -141,6 +144,9 @@ class BestOfN(MajorityVote):
     def consequences(self) -> Mapping[Role, str]:
         return {"verifier": "the first solution is taken"}
 
+    def _scored(self, steps: int) -> int:
+        return min(1, steps) if self.aggregate == "last" else steps
+
     async def _score(self, request: Request, calls: Calls, branches: Sequence[Request], scores: list[float]) -> None:
         async def one(i: int) -> None:
             scores[i] = await self._worth(request, calls, branches[i].path)
@@ -154,7 +160,7 @@ class BestOfN(MajorityVote):
         """The solution's score; below all others if the verifier failed, abstained or had nothing to score."""
         nodes = [node for node in path.up() if node.step is not None][::-1]
         rewards: list[float] = []
-        for node in nodes[-1:] if self.aggregate == "last" else nodes:
+        for node in nodes[len(nodes) - self._scored(len(nodes)) :]:
             assert node.step is not None
             scored = await calls.score(request, self.verifier, [node.step], node.parent)
             rewards += [reward for reward in scored if reward is not None]

@@ -102,6 +102,8 @@ def test_best_of_n_by_outcome_and_by_process(aggregate: str, best: str) -> None:
     result = made.run("question")
     assert result.text.split() == best.split()
     assert result.ledger.verifier.calls == (3 if aggregate == "last" else 6)
+    assert result.ledger.drafter.discarded == 6  # two solutions of two words and an end
+    assert result.ledger.verifier.discarded == (4 if aggregate == "last" else 6)  # only what it had scored
 
 
 def test_a_failed_sample_is_left_out_and_all_failed_is_an_error() -> None:
