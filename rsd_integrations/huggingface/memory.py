@@ -119,12 +119,8 @@ def model_memory(
 
 
 def _config(raw: dict[str, Any], name: str) -> Any:
-    """A configuration with transformers' usual names: those of GPT-2 and some others differ in config.json."""
-    from transformers import PreTrainedConfig
-
-    config: Any = PreTrainedConfig(**raw)
-    if not hasattr(config, "num_attention_heads"):
-        config = native_config(raw, name)
+    """A config.json as its own class reads it: names in the file differ by class, and by the version that wrote it."""
+    config: Any = native_config(raw, name)
     if not hasattr(config, "num_attention_heads"):
         raise ConfigurationError(
             f"{name}: models of the type {config.model_type!r} do not run in process, only text models with attention "

@@ -36,6 +36,29 @@ def test_sizes_are_known_under_gpt2s_names_for_them() -> None:
     assert (need.token, need.context) == (2 * 3 * 64 * 4, 128)
 
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 64}
+LONG = {"type": "longrope", "long_factor": [2.0] * 16, "short_factor": [1.0] * 16}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "context"),
+    [
+        ("llama", {"rope_scaling": LLAMA3}, 256),
+        ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}, 256),
+        ("phi3", {"rope_scaling": LONG, "original_max_position_embeddings": 64, "pad_token_id": 0}, 64),
+    ],
+)
+def test_configurations_that_earlier_versions_of_transformers_wrote_are_read(
+    kind: str, changes: dict[str, Any], context: int
+) -> None:
+    """As published models have them: Llama 3.1 and 3.2, Qwen2.5 with YaRN, Phi 3."""
+    raw = {"model_type": kind, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    raw |= {"max_position_embeddings": 256, "rope_theta": 10_000.0, "num_key_value_heads": 1, **changes}
+    need = memory.model_memory("mine", [], raw, torch.float32)
+    assert (need.token, need.context) == (2 * 3 * 32 * 4, context)
+
+
 @pytest.mark.parametrize("config", [Gemma3Config(), MambaConfig()])
 def test_models_that_do_not_run_in_process_are_refused_before_they_are_loaded(config: PreTrainedConfig) -> None:
     with pytest.raises(ConfigurationError, match=f"^mine: models of the type '{config.model_type}' do not run in proc"):
