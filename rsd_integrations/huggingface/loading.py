@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
 """Files fetched from a repository: no code, and pickles only on request."""
 
+FOR_OTHERS = "consolidated*.safetensors"
+"""Files with the same weights for Mistral's own library, next to those of transformers."""
+
 _loading = threading.Lock()
 _loaded: WeakValueDictionary[tuple[Path, torch.dtype, torch.device], PreTrainedModel] = WeakValueDictionary()
 
@@ -49,7 +52,8 @@ def find(model: str, pickles: bool = False) -> Path:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
-        folder = Path(snapshot_download(model, allow_patterns=[*FILES, "*.bin", "*.pt"] if pickles else FILES))
+        wanted = [*FILES, "*.bin", "*.pt"] if pickles else FILES
+        folder = Path(snapshot_download(model, allow_patterns=wanted, ignore_patterns=FOR_OTHERS))
         names = [] if (folder / "config.json").exists() else _gguf_names(model, folder)
     except (RepositoryNotFoundError, HFValidationError, OSError) as error:
         raise ConfigurationError(
@@ -86,7 +90,7 @@ def shards(folder: Path, model: str, pickles: bool = False) -> list[Path]:
     Raises:
         ConfigurationError: There are none.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(file for file in folder.glob("*.safetensors") if not file.match(FOR_OTHERS))
     if not files and not pickles:
         raise ConfigurationError(
             f"{model}: no safetensors file in {folder}. Pickled weights (.bin) can run code when they are read; "

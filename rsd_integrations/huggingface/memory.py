@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from rsd_core import ConfigurationError
 from rsd_integrations.huggingface.context import context_of
+from rsd_integrations.huggingface.from_pretrained import native_config
 from rsd_integrations.inprocess.memory import ModelMemory, check_room, free_machine_memory, machine_memory
 
 ADVICE = (
@@ -92,10 +94,11 @@ def model_memory(
         rest: Dtype of everything else: embeddings, output head, keys and values; by default the same.
         head: Whether its output head is used.
         deferring: Whether a hidden state of each token is kept too, as for early exit.
-    """
-    from transformers import PreTrainedConfig
 
-    rest, config = rest or dtype, PreTrainedConfig(**raw)
+    Raises:
+        ConfigurationError: It is not a text model with attention.
+    """
+    rest, config = rest or dtype, _config(raw, name)
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token = 2 * config.num_hidden_layers * heads * width * rest.itemsize
@@ -113,6 +116,17 @@ def model_memory(
     if head and rest != torch.float32:
         wide, copy = 2.0 * config.vocab_size * config.hidden_size, min(copy, layers * rest.itemsize)
     return ModelMemory(name, size, token, context_of(config), copy=copy, wide_head=wide)
+
+
+def _config(raw: dict[str, Any], name: str) -> Any:
+    """A config.json as its own class reads it: names in the file differ by class, and by the version that wrote it."""
+    config: Any = native_config(raw, name)
+    if not hasattr(config, "num_attention_heads"):
+        raise ConfigurationError(
+            f"{name}: models of the type {config.model_type!r} do not run in process, only text models with attention "
+            "do, and no multimodal ones. Serve it, and use it as openai:MODEL@URL"
+        )
+    return config
 
 
 def _shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -48,7 +48,7 @@ class Weights:
                 for name in opened.keys():  # noqa: SIM118 - not a dictionary
                     self._files[name] = file
                     self.shapes[name] = tuple(opened.get_slice(name).get_shape())
-        for file in [] if files else sorted(folder.glob("*.bin")):
+        for file in [] if files else sorted(folder.glob("pytorch_model*.bin")):  # trainers leave other pickles
             # Restricted to tensors; memory mapping reads only those used.
             self._pickled |= torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         self.shapes |= {name: tuple(tensor.shape) for name, tensor in self._pickled.items()}

@@ -49,7 +49,8 @@ class Context:
         cells: Capacity in tokens, counting shared ones once. Rounded up to a multiple of 256 (per sequence, if
             `separate`).
         batch: Maximum tokens per `decode`, at least `sequences` and at most `cells`.
-        sequences: Maximum number of sequences, up to 256; they are numbered from 0.
+        sequences: Maximum number of sequences, up to 256, or 128 for a model with attention windows; they are numbered
+            from 0.
         threads: Threads per decode.
         hidden: Whether to compute hidden states too. A decode with outputs then takes as long as if all of its tokens
             were outputs.

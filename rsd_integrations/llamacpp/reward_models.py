@@ -88,25 +88,15 @@ def load_verifier(
     header = read_header(path)
     checkpoint = None if head is None else _Checkpoint(head, name)
     form = _format(format, header, checkpoint, name)
-    tokenizer = StandaloneTokenizer(Model.load(path, vocabulary_only=True))
+    tokenizer = GGUFTokenizer(Model.load(path, vocabulary_only=True), spaced=True)
     if checkpoint is not None:
         checkpoint.check_vocabulary(tokenizer)
     words = bind(form, tokenizer, name, separator).words()
     chosen = _head(form, header, checkpoint, name) if words is None else WordHead(*words, header.width)
     options = Options(context, threads, cache_bytes, gpu_layers, lora, batch_invariant)
     loaded = load(file, replace(options, hidden=words is None, exact=True, beyond_training=True))
-    reader = bind(form, StandaloneTokenizer(loaded.runner.model), name, separator)
+    reader = bind(form, GGUFTokenizer(loaded.runner.model, spaced=True), name, separator)
     return LlamaCppVerifier(loaded, chosen, reader, file)
-
-
-class StandaloneTokenizer(GGUFTokenizer):
-    """Encodes each text on its own, with the space that SentencePiece prepends.
-
-    Transformers' tokenizers do the same, and the formats of reward models rely on it.
-    """
-
-    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        return {"input_ids": self.model.encode(text, begin=add_special_tokens)}
 
 
 class _Checkpoint:

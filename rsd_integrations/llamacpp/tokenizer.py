@@ -19,7 +19,7 @@ COMPOSED = frozenset({"qwen2", "qwen35", "deepseek-r1-qwen"})
 _ADDED = Attribute.CONTROL | Attribute.USER_DEFINED | Attribute.UNKNOWN
 _SPECIAL = Attribute.CONTROL | Attribute.UNKNOWN
 _CONTROL = 3
-"""Metadata keys of special tokens."""
+"""The type of control tokens in `tokenizer.ggml.token_type`."""
 _TEMPLATE = "tokenizer.chat_template"
 _ANCHOR = "\x01"
 """A character that no vocabulary merges with others."""

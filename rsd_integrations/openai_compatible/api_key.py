@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from rsd_core import ConfigurationError
-from rsd_integrations.openai_compatible.base_url import OPENAI, is_local
+from rsd_integrations.openai_compatible.base_url import OPENAI, is_local, is_openai
 
 
 def find_key(url: str, variable: str | None) -> SecretStr | None:
@@ -23,12 +23,12 @@ def find_key(url: str, variable: str | None) -> SecretStr | None:
     Raises:
         ConfigurationError: The variable is empty although a key is needed, or its value is invalid in an HTTP header.
     """
-    own = [urlsplit(one).hostname for one in (OPENAI, os.environ.get("OPENAI_BASE_URL") or OPENAI)]
-    if variable is None and not is_local(url) and urlsplit(url).hostname not in own:
+    own = urlsplit(os.environ.get("OPENAI_BASE_URL") or OPENAI).hostname
+    if variable is None and not (is_local(url) or is_openai(url) or urlsplit(url).hostname == own):
         return None
     name = variable or "OPENAI_API_KEY"
     key = os.environ.get(name, "").strip()  # files end in a newline
-    if not key and (variable is not None or url.startswith(OPENAI)):
+    if not key and (variable is not None or is_openai(url)):
         raise ConfigurationError(f"{url} needs a key, but the environment variable {name} is empty. Set it first.")
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ConfigurationError(

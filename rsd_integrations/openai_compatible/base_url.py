@@ -35,6 +35,12 @@ def checked_url(url: str) -> str:
     return url.rstrip("/") if parts.path.strip("/") else f"{parts.scheme}://{parts.netloc}/v1"
 
 
+def is_openai(url: str) -> bool:
+    """Whether it is OpenAI's own, with regional ones such as `https://eu.api.openai.com/v1`."""
+    host, own = urlsplit(url).hostname or "", urlsplit(OPENAI).hostname or ""
+    return host == own or host.endswith(f".{own}")
+
+
 def is_local(url: str) -> bool:
     """Whether it is on this machine."""
     host = urlsplit(url).hostname or ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rsd_integrations.openai_compatible.profile import Profile
 
-_OPENAI_HOSTS = ("api.openai.com/*",)
+_OPENAI_HOSTS = ("api.openai.com/*", "*.api.openai.com/*")  # the latter for data residency: eu., us., …
 _AZURE_HOSTS = ("*.openai.azure.com/*", "*.services.ai.azure.com/*", "*.cognitiveservices.azure.com/*")
 _SAMPLING = frozenset({"temperature", "top_p", "seed"})
 _LOGPROBS = frozenset({"logprobs", "top_logprobs"})
@@ -19,7 +19,7 @@ HOSTED = (
         "openai_reasoning",
         "OpenAI's reasoning models, at OpenAI and Azure (from its documentation, 2026-11)",
         hosts=_OPENAI_HOSTS + _AZURE_HOSTS,
-        models=r"(?!.*-chat)(o\d|gpt-[5-9]).*",
+        models=r"(?!(ft:)?[^:]*-chat)(ft:)?(o\d|gpt-[5-9]).*",  # ft: and a name after it mark fine-tuned ones
         completions=False,
         cap="max_completion_tokens",
         refuses=_SAMPLING | _LOGPROBS | {"stop"},
@@ -124,7 +124,7 @@ HOSTED = (
     Profile(
         "openrouter",
         "OpenRouter (from its documentation, 2026-11)",
-        hosts=("openrouter.ai/*",),
+        hosts=("openrouter.ai/*", "*.openrouter.ai/*"),
         refuses=_LOGPROBS,  # up to the provider that it chooses
         takes_thoughts="reasoning",
         thoughts="in `reasoning` of the message",

@@ -71,7 +71,8 @@ def load_generator(
 ) -> OpenAIGenerator:
     """A model behind a URL, as `MODEL@BASE_URL`; arguments as in `Endpoint` and `OpenAIGenerator`.
 
-    Prices are money per million tokens; a missing one defaults to the prompt's, or 0.
+    Prices are money per million tokens. A missing `prompt_price` or `generated_price` is 0, and a missing
+    `cached_price` the prompt's; a `cached_price` alone has no effect.
     """
     endpoint = open_endpoint(
         spec, key_env=key_env, timeout=timeout, retries=retries, patience=patience, concurrency=concurrency

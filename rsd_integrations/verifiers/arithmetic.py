@@ -29,7 +29,9 @@ def equations(text: str) -> list[tuple[str, bool]]:
     """Every chain of equations with some arithmetic in a text, and whether all of its links are equal.
 
     Numbers may have thousands separators and currency signs; products and fractions may be LaTeX. A link written as
-    a decimal fraction may be rounded to its last digit. Anything but arithmetic on plain numbers is skipped.
+    a decimal fraction may be rounded to its last digit, but a whole number may not, even after ≈. Anything but
+    arithmetic on plain numbers is skipped, except that decimal commas and remainders (`7 ÷ 2 = 3 remainder 1`) are not
+    recognised.
     """
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)

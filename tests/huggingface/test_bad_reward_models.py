@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shutil
+from argparse import Namespace
 from pathlib import Path as Folder
 from typing import Any
 
@@ -87,6 +88,12 @@ def test_a_head_of_another_shape_is_not_a_head(copy: Any) -> None:
 
 def test_a_head_without_output_words_is_an_error(copy: Any) -> None:
     refused(drop(copy("math-shepherd"), "lm_head"), "no output head", format="math-shepherd")
+
+
+def test_what_a_trainer_left_next_to_pickled_weights_is_not_read(copy: Any) -> None:
+    folder = copy("universal")
+    torch.save(Namespace(learning_rate=1e-5), folder / "training_args.bin")
+    load_verifier(str(folder), **CASES["universal"].options)
 
 
 def test_language_models_have_to_name_their_format(copy: Any) -> None:

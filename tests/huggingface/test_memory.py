@@ -1,11 +1,12 @@
 """The memory that models need, reported before any is loaded."""
 
+import shutil
 from pathlib import Path as Folder
 from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedConfig
+from transformers import Gemma3Config, GPT2Config, MambaConfig, PreTrainedConfig
 
 from rsd_core import ConfigurationError, as_prompt
 from rsd_core import Path as StepPath
@@ -27,6 +28,49 @@ def test_a_need_is_what_loading_takes(tmp_path: Folder) -> None:
     assert need.token == model.runner.store.token_bytes
     assert need.context == model.context
     assert memory.model_memory("lm", files, raw, torch.bfloat16).weights == need.weights / 2
+
+
+def test_sizes_are_known_under_gpt2s_names_for_them() -> None:
+    raw = GPT2Config(n_layer=3, n_head=2, n_embd=64, n_positions=128).to_dict()
+    need = memory.model_memory("gpt2", [], raw, torch.float32)
+    assert (need.token, need.context) == (2 * 3 * 64 * 4, 128)
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 64}
+LONG = {"type": "longrope", "long_factor": [2.0] * 16, "short_factor": [1.0] * 16}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "context"),
+    [
+        ("llama", {"rope_scaling": LLAMA3}, 256),
+        ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}, 256),
+        ("phi3", {"rope_scaling": LONG, "original_max_position_embeddings": 64, "pad_token_id": 0}, 64),
+    ],
+)
+def test_configurations_that_earlier_versions_of_transformers_wrote_are_read(
+    kind: str, changes: dict[str, Any], context: int
+) -> None:
+    """As published models have them: Llama 3.1 and 3.2, Qwen2.5 with YaRN, Phi 3."""
+    raw = {"model_type": kind, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    raw |= {"max_position_embeddings": 256, "rope_theta": 10_000.0, "num_key_value_heads": 1, **changes}
+    need = memory.model_memory("mine", [], raw, torch.float32)
+    assert (need.token, need.context) == (2 * 3 * 32 * 4, context)
+
+
+@pytest.mark.parametrize("config", [Gemma3Config(), MambaConfig()])
+def test_models_that_do_not_run_in_process_are_refused_before_they_are_loaded(config: PreTrainedConfig) -> None:
+    with pytest.raises(ConfigurationError, match=f"^mine: models of the type '{config.model_type}' do not run in proc"):
+        memory.model_memory("mine", [], config.to_dict(), torch.float32)
+
+
+def test_weights_that_are_there_twice_count_once(tmp_path: Folder) -> None:
+    """Mistral's repositories hold them for transformers, and in one file for its own library."""
+    folder = make_causal_lm(tmp_path)
+    (file,) = loading.shards(folder, "")
+    shutil.copy(file, folder / "consolidated.safetensors")
+    assert loading.shards(folder, "") == [file]
 
 
 def test_a_second_copy_is_held_of_weights_that_leave_room_for_others(

@@ -103,6 +103,14 @@ def test_a_quantised_body_scores_the_same_alone_and_among_others(copy: Any) -> N
     assert together != pytest.approx(exact, abs=1e-6)
 
 
+def test_accents_are_composed_as_by_transformers(copy: Any) -> None:
+    """Vocabularies of Qwen do that before they split a text; llama.cpp leaves it out."""
+    folder = copy("qwen")
+    ours, theirs = (load_backend(backend, "qwen", folder) for backend in ("llama.cpp", "transformers"))
+    seats = step("Each cafe\u0301 has 3 seats.")
+    assert ours.explain(START, seats).tokens == theirs.explain(START, seats).tokens
+
+
 def test_logits_are_not_computed_for_a_whole_prompt(copy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """They would take more memory than the model, where the vocabulary is large."""
     folder = copy("qwen")

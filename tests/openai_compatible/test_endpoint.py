@@ -189,10 +189,14 @@ def test_the_key_of_openai_stays_with_openai(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigurationError, match="OPENAI_API_KEY is empty"):
         Endpoint("m")
+    with pytest.raises(ConfigurationError, match="OPENAI_API_KEY is empty"):
+        Endpoint("m", "https://eu.api.openai.com/v1")
     assert key("http://127.0.0.1:1") is None
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     assert key(None) == key("http://localhost:1/v1") == f"Bearer {SECRET}"
-    assert key("https://elsewhere.example/v1") is None
+    assert key("https://eu.api.openai.com/v1") == f"Bearer {SECRET}"  # where data of the EU stays
+    for url in ("https://elsewhere.example/v1", "https://eu.api.openai.com.evil.example/v1", "https://xapi.openai.com"):
+        assert key(url) is None
     monkeypatch.setenv("THEIR_KEY", "theirs")
     assert key("https://elsewhere.example/v1", key_env="THEIR_KEY") == "Bearer theirs"
     with pytest.raises(ConfigurationError, match="NO_KEY is empty"):
