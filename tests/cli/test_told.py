@@ -1,0 +1,77 @@
+"""What a command leaves out, replaces or ignores, it tells: options that have no effect are refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from rsd_core import RSDError
+from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
+from rsd_integrations.cli.app import app
+
+SCRIPTED = ["--draft", "scripted:draft", "--target", "scripted:target", "--verifier", "scripted:verifier"]
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "scripted:draft": ScriptedDrafter(["one\n\n", "\\boxed{1}"]),
+        "scripted:verifier": ScriptedVerifier([0.9]),
+        "scripted:target": ScriptedTarget(["x\n\n", "\\boxed{1}"]),
+    }
+    for place in ("rsd_core.methods.load", "rsd_integrations.cli.score.load"):
+        monkeypatch.setattr(place, lambda spec, *_, **__: made[spec])
+    return made
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> str:
+    return written(tmp_path / "few.jsonl", *({"question": f"q {i}", "answer": "1"} for i in range(3)))
+
+
+def written(file: Path, *rows: object) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def rsd(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words), env={"COLUMNS": "300"})
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize(
+    ("option", "told"), [("--threshold", "--policy binary_step:0.7"), ("--data", "name a file of problems with --task")]
+)
+def test_options_of_processbench_are_refused_elsewhere(few: str, option: str, told: str) -> None:
+    shown = rsd("eval", "--task", few, "--all", "--methods", "target", option, "0.7", *SCRIPTED)
+    assert isinstance(shown.exception, RSDError)
+    assert f"{option} 0.7 is only for --task processbench; " in str(shown.exception)
+    assert told in str(shown.exception)
+
+
+@pytest.mark.usefixtures("models")
+def test_processbench_refuses_what_would_have_no_effect(tmp_path: Path) -> None:
+    words = ["eval", "--task", "processbench", "--data", written(tmp_path / "math.jsonl", LABELLED)]
+    words += ["--verifier", "scripted:verifier"]
+    further = ["--seed", "0", "--policy", "sigmoid", "--max-tokens", "5", "--draft", "scripted:draft"]
+    shown = rsd(*words, *further)
+    assert "--seed, --draft, --policy, --max-tokens are for the other tasks" in str(shown.exception)
+    assert "--n 3 and --all contradict each other" in str(rsd(*words, "--n", "3", "--all").exception)
+    assert rsd(*words, "--all", "--concurrency", "1").exit_code == 0
+
+
+LABELLED = {"problem": "p", "steps": ["a", "b"], "label": 1}
+
+
+def test_processbench_tells_how_many_steps_got_no_reward(models: dict[str, Any], tmp_path: Path) -> None:
+    file, figures = written(tmp_path / "math.jsonl", LABELLED, LABELLED | {"label": -1}), tmp_path / "x.json"
+    words = ["eval", "--task", "processbench", "--data", file, "--verifier", "scripted:verifier"]
+    models["scripted:verifier"] = ScriptedVerifier(lambda _, step: None if step.text.startswith("a") else 0.1)
+    shown = rsd(*words, "--json", str(figures))
+    assert "Warning: 2 of 4 steps got no reward, and count as right" in shown.stderr
+    split = json.loads(figures.read_text())["splits"]["math"]
+    assert (split["steps"], split["steps_without_reward"]) == (4, 2)
+    models["scripted:verifier"] = ScriptedVerifier([0.9])
+    assert "no reward" not in rsd(*words).stderr
