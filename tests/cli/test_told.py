@@ -75,3 +75,18 @@ def test_processbench_tells_how_many_steps_got_no_reward(models: dict[str, Any],
     assert (split["steps"], split["steps_without_reward"]) == (4, 2)
     models["scripted:verifier"] = ScriptedVerifier([0.9])
     assert "no reward" not in rsd(*words).stderr
+
+
+@pytest.mark.parametrize(("answer", "why"), [(None, "no answer is known"), ("1", "no threshold is expected to be")])
+def test_calibrate_tells_that_it_could_not_choose_by_accuracy(
+    models: dict[str, Any], tmp_path: Path, answer: str | None, why: str
+) -> None:
+    models["scripted:draft"] = ScriptedDrafter(["one\n\n", "\\boxed{2}"])  # wrong, but with good rewards
+    rows = [{"question": f"q {i}", "answer": answer} for i in range(3)]
+    task = f"dataset:{written(tmp_path / 'x.jsonl', *rows)}"
+    models["scripted:verifier"] = ScriptedVerifier([1.0])
+    shown = rsd("calibrate", "--task", task if answer else f"{task},answer=none", "--all", *SCRIPTED)
+    assert f", the closest to a fifth of the steps by the target (0%): {why}" in shown.stdout
+    models["scripted:draft"] = ScriptedDrafter(["one\n\n", "\\boxed{1}"])
+    if answer:
+        assert "fifth" not in rsd("calibrate", "--task", task, "--all", *SCRIPTED).stdout
