@@ -74,8 +74,8 @@ def eval_(
             "--n",
             "-n",
             min=1,
-            help="Number of problems: 100 by default, or as the recipe or the recorded run says. processbench: the first "
-            "solutions of each file, by default all.",
+            help="Number of problems: 100 by default, or as the recipe or the recorded run says. processbench: the "
+            "first solutions of each file, by default all.",
         ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All problems of the task.")] = False,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from rsd_core import RSDError
+from rsd_core import Path as StepPath
+from rsd_core import RSDError, Step
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.cli.app import app
 
@@ -90,3 +91,35 @@ def test_calibrate_tells_that_it_could_not_choose_by_accuracy(
     models["scripted:draft"] = ScriptedDrafter(["one\n\n", "\\boxed{1}"])
     if answer:
         assert "fifth" not in rsd("calibrate", "--task", task, "--all", *SCRIPTED).stdout
+
+
+def test_compare_tells_what_its_figures_do_not_show(models: dict[str, Any], few: str, tmp_path: Path) -> None:
+    def score(path: StepPath, _: Step) -> float:
+        if "q 2" in path.prompt[-1].content:
+            raise ConnectionError("gone")
+        return 0.9
+
+    a, b = str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
+    words = ["eval", "--task", few, "--all", *SCRIPTED]
+    assert rsd(*words, "--methods", "rsd;target", "--rows", a).exit_code == 0
+    assert "Warning" not in rsd("compare", f"{a}@rsd", f"{a}@target").stderr
+    (tmp_path / "x.yaml").write_text("settings: {on_verifier_error: raise}")
+    models["scripted:verifier"] = ScriptedVerifier(score)
+    rsd(*words, "--methods", "rsd;draft", "--rows", b, "--config", str(tmp_path / "x.yaml"))
+    shown = rsd("compare", a, b)
+    assert shown.exit_code == 0
+    assert shown.stderr.splitlines() == [
+        f"Warning: only {a} has target, which is not compared",
+        f"Warning: only {b} has draft, which is not compared",
+        f"Warning: {b}, rsd: 1 of 3 answers failed and were graded as far as they were written",
+    ]
+    assert "only" not in rsd("compare", f"{a}@rsd", b).stderr  # as asked for
+
+
+def test_compare_tells_which_answers_have_no_grade(tmp_path: Path) -> None:
+    models = ["--draft", "embedded:draft", "--target", "embedded:draft"]
+    file = written(tmp_path / "x.jsonl", {"question": "1 + 1?", "answer": "2"}, {"question": "2 + 2?", "answer": None})
+    rows = str(tmp_path / "rows.jsonl")
+    assert rsd("eval", "--task", file, "--all", "--methods", "draft;target", "--rows", rows, *models).exit_code == 0
+    shown = rsd("compare", f"{rows}@draft", f"{rows}@target")
+    assert f"Warning: {rows}, target: 1 of 2 answers have no grade and are left out" in shown.stderr
