@@ -28,6 +28,7 @@ from rsd_integrations.embedded.checker import is_right
 from rsd_integrations.evaluation.choices import options, with_choices
 from rsd_integrations.evaluation.graders import GRADERS, kind_of, require_math_verify
 from rsd_integrations.evaluation.grading_process import GradingError
+from rsd_integrations.evaluation.quantities import quantity
 
 notices = logging.getLogger("rsd_integrations.notices")
 
@@ -119,7 +120,7 @@ class DatasetTask(Task):
     answer: str | None = "auto"
     """Column of the correct answer; `auto`: `answer`, else one with a similar name; None, `none` or empty: none."""
     answer_after: str | None = None
-    """The answer itself begins after the last of these marks."""
+    """The answer itself begins after the last of these marks; without one, it is the whole cell."""
     choices: tuple[str, ...] = ()
     """Columns with the options of a multiple-choice problem: one list, or one per option, then shuffled."""
     keep: Mapping[str, tuple[str, ...]] = {}
@@ -194,7 +195,9 @@ class DatasetTask(Task):
             return Item(question, None, None, self.system, messages=messages)
         reference = str(as_written(answer)).strip()
         if self.answer_after is not None:
-            reference = reference.rpartition(self.answer_after)[2].strip().replace(",", "")
+            reference = reference.rpartition(self.answer_after)[2].strip()
+            if quantity(reference) is not None:  # commas between thousands, not those of a tuple
+                reference = reference.replace(",", "")
         grader = kind_of(reference) if self.grader == "auto" else self.grader
         return Item(question, reference, partial(GRADERS[grader], reference), self.system, grader, messages)
 

@@ -218,6 +218,9 @@ def test_a_dataset_of_the_hubs_form_in_a_folder(tmp_path: Path) -> None:
     write(folder / "test.jsonl", [{"question": "test?", "answer": "so 1,5 #### 1,500"}])
     (item,) = find_task(f"dataset:{folder},answer_after=####").draw(None, 0)
     assert (item.question, item.reference) == ("test?", "1500")
+    write(folder / "test.jsonl", [{"question": "test?", "answer": "#### (3, 4)"}])
+    (item,) = find_task(f"dataset:{folder},answer_after=####").draw(None, 0)
+    assert item.reference == "(3, 4)"  # a point, whose comma is no mark of thousands
 
 
 def test_multiple_choice_in_both_forms(tmp_path: Path) -> None:
@@ -256,6 +259,9 @@ def test_multiple_choice_in_both_forms(tmp_path: Path) -> None:
     file.write_text("question,choices,answer\nQ?,\"['w', 'x']\",z\n")
     with pytest.raises(ConfigurationError, match="the answer 'z' is not one of the choices 'w, x'"):
         find_task({"path": str(file), "choices": ["choices"]}).draw(None, 0)
+    many = write(tmp_path / "many.jsonl", [{"question": "Q?", "choices": [str(i) for i in range(12)], "answer": 0}])
+    with pytest.raises(ConfigurationError, match=r"a problem has 12 choices, and can have at most 10: 'Q\?'"):
+        find_task({"path": many, "choices": ["choices"]}).draw(None, 0)
 
 
 @pytest.mark.parametrize(
