@@ -8,9 +8,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from rsd_core import Path as StepPath
-from rsd_core import RSDError, Step
+from rsd_core import RSDConfig, RSDError, Step
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
 from rsd_integrations.cli.app import app
+from rsd_integrations.cli.run import _know_no_system_prompt
+from rsd_integrations.cli.speculation import _texts
 
 SCRIPTED = ["--draft", "scripted:draft", "--target", "scripted:target", "--verifier", "scripted:verifier"]
 
@@ -35,6 +37,12 @@ def few(tmp_path: Path) -> str:
 def written(file: Path, *rows: object) -> str:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(file)
+
+
+def gone_at_the_last(path: StepPath, _: Step) -> float:
+    if "q 2" in path.prompt[-1].content:
+        raise ConnectionError("gone")
+    return 0.9
 
 
 def rsd(*words: str) -> Result:
@@ -94,17 +102,12 @@ def test_calibrate_tells_that_it_could_not_choose_by_accuracy(
 
 
 def test_compare_tells_what_its_figures_do_not_show(models: dict[str, Any], few: str, tmp_path: Path) -> None:
-    def score(path: StepPath, _: Step) -> float:
-        if "q 2" in path.prompt[-1].content:
-            raise ConnectionError("gone")
-        return 0.9
-
     a, b = str(tmp_path / "a.csv"), str(tmp_path / "b.csv")
     words = ["eval", "--task", few, "--all", *SCRIPTED]
     assert rsd(*words, "--methods", "rsd;target", "--rows", a).exit_code == 0
     assert "Warning" not in rsd("compare", f"{a}@rsd", f"{a}@target").stderr
     (tmp_path / "x.yaml").write_text("settings: {on_verifier_error: raise}")
-    models["scripted:verifier"] = ScriptedVerifier(score)
+    models["scripted:verifier"] = ScriptedVerifier(gone_at_the_last)
     rsd(*words, "--methods", "rsd;draft", "--rows", b, "--config", str(tmp_path / "x.yaml"))
     shown = rsd("compare", a, b)
     assert shown.exit_code == 0
@@ -123,3 +126,43 @@ def test_compare_tells_which_answers_have_no_grade(tmp_path: Path) -> None:
     assert rsd("eval", "--task", file, "--all", "--methods", "draft;target", "--rows", rows, *models).exit_code == 0
     shown = rsd("compare", f"{rows}@draft", f"{rows}@target")
     assert f"Warning: {rows}, target: 1 of 2 answers have no grade and are left out" in shown.stderr
+
+
+def test_a_batch_tells_that_failed_problems_were_kept(models: dict[str, Any], few: str, tmp_path: Path) -> None:
+    settings = tmp_path / "x.yaml"
+    settings.write_text("settings: {on_verifier_error: raise}")
+    words = ["batch", few, "--out", str(tmp_path / "out.jsonl"), "--config", str(settings), *SCRIPTED]
+    models["scripted:verifier"] = ScriptedVerifier(gone_at_the_last)
+    rsd(*words)
+    shown = rsd(*words, "--keep-failed")
+    assert "3 found (1 of them failed), 0 done (0 of them degraded), 0 failed" in shown.stderr
+    models["scripted:verifier"] = ScriptedVerifier([0.9])
+    assert "2 found, 1 done" in rsd(*words).stderr
+
+
+def test_the_system_prompt_is_decided_by_models_that_write() -> None:
+    far = "openai:m@http://127.0.0.1:1/v1"
+    for method, roles, none in (
+        ("target", {"target": far}, False),
+        ("draft", {"drafter": far}, False),
+        ("rsd", {"target": far}, True),
+        ("target", {"drafter": far}, True),
+    ):
+        config = RSDConfig.parse({**roles, **({} if method == "rsd" else {"method": method})})
+        assert _know_no_system_prompt(config) == none, (method, roles)
+
+
+def test_a_corpus_that_is_no_text_in_utf_8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "corpus.txt"
+    file.write_bytes("Größe".encode("latin-1"))
+    with pytest.raises(RSDError, match=r"corpus\.txt is not a text in UTF-8 \(.*at byte 2\)"):
+        list(_texts([file], "text"))
+    file.write_text("Größe", encoding="utf-8-sig")
+    assert list(_texts([file], "text")) == ["Größe"]
+
+
+def test_two_numbers_of_requests_in_flight_are_refused(few: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    words = ["batch", few, "--out", str(tmp_path / "out.jsonl"), "--ray", "--actors", "count=1,concurrency=3"]
+    told = str(rsd(*words, "--concurrency", "8", *SCRIPTED).exception)
+    assert "--concurrency 8 and --actors count=1,concurrency=3 contradict each other" in told
