@@ -64,9 +64,9 @@ def calibrate_(
 
     Prints the expected cost and accuracy of each threshold, with 95 % intervals, and writes a policy file for
     `--policy` and every adapter: a budget if `--target-share` asks for one, else the cheapest threshold that is
-    expected to be no less accurate than the target (that for about a fifth of the steps if answers are unknown or
-    no threshold is good enough). With `--accuracy 0.98`, it is the cheapest threshold that keeps 98 % of the target's accuracy
-    with 95 % confidence; if none does, nothing is written.
+    expected to be no less accurate than the target. If answers are unknown or no threshold is that good, it is the one
+    that sends about a fifth of the steps to the target. With `--accuracy 0.98`, it is the cheapest threshold that keeps
+    98 % of the target's accuracy with 95 % confidence; if none does, no policy is written.
 
     Example: `rsd calibrate --n 200 --out policy.json --plot calibration.png && rsd eval --policy policy.json`
     """

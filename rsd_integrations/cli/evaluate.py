@@ -45,8 +45,8 @@ from rsd_integrations.output_files import write_output
 from rsd_integrations.recorded import RECORDED_RUNS, Replay
 
 TASK = typer.Option(
-    help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, CSV or Parquet file, or of a "
-    "folder; or `dataset:ORG/NAME,split=test,question=problem,answer=answer`."
+    help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, JSON, CSV, TSV or Parquet "
+    "file, or of a folder; or `dataset:ORG/NAME,split=test,question=problem,answer=answer`."
 )
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")]
 PlotFile = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Plot them there (PNG, SVG, PDF).")]
@@ -112,7 +112,8 @@ def eval_(
         typer.Option(
             metavar="FILE",
             help="Run again without the models, from a recorded run: a file, or one included "
-            f"({', '.join(RECORDED_RUNS)}). Other options are as recorded.",
+            f"({', '.join(RECORDED_RUNS)}). What no option says is as recorded; --lookahead and --hedge have no "
+            "effect.",
         ),
     ] = None,
     rows: Annotated[
@@ -168,9 +169,7 @@ def eval_(
         judge, at = settings(1).verifier, _threshold("0.5" if threshold is None else threshold)
         processbench(data, judge, at, first, json_file, concurrency=concurrency)
         return
-    for option, value in (("--data", data), ("--threshold", threshold)):
-        if value is not None:
-            raise RSDError(f"{option} {value} is only for --task processbench; {_INSTEAD[option]}")
+    _refuse_for_methods({"--data": data, "--threshold": threshold})
     wanted = None if methods is None else split_methods(methods)
     runs = _planned(recipe_data) if tape is None else _recorded(tape)
     runs = [
@@ -323,6 +322,13 @@ def _refuse_for_processbench(**options: object) -> None:
             f"processbench measures a verifier; {', '.join(misplaced)} {'is' if len(misplaced) == 1 else 'are'} for "
             "the other tasks. It takes --data, --verifier or --config, --threshold, --n, --concurrency and --json"
         )
+
+
+def _refuse_for_methods(options: dict[str, object]) -> None:
+    """Refuse options that measure a verifier where methods are compared."""
+    for option, value in options.items():
+        if value is not None:
+            raise RSDError(f"{option} {value} is only for --task processbench; {_INSTEAD[option]}")
 
 
 def _threshold(text: str) -> float | None:
