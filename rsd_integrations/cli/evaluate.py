@@ -170,6 +170,7 @@ def eval_(
         processbench(data, judge, at, first, json_file, concurrency=concurrency)
         return
     _refuse_for_methods({"--data": data, "--threshold": threshold})
+    _tell_of_method(own, source)
     wanted = None if methods is None else split_methods(methods)
     runs = _planned(recipe_data) if tape is None else _recorded(tape)
     runs = [
@@ -322,6 +323,12 @@ def _refuse_for_processbench(**options: object) -> None:
             f"processbench measures a verifier; {', '.join(misplaced)} {'is' if len(misplaced) == 1 else 'are'} for "
             "the other tasks. It takes --data, --verifier or --config, --threshold, --n, --concurrency and --json"
         )
+
+
+def _tell_of_method(config: dict[str, Any], source: str) -> None:
+    """Report the method of a configuration, which other commands use."""
+    if config.get("method") is not None and source:
+        say(f"Warning: the method in {source} is not used here; --methods names those to compare", "yellow")
 
 
 def _refuse_for_methods(options: dict[str, object]) -> None:

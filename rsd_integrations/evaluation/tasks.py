@@ -118,7 +118,8 @@ class DatasetTask(Task):
     question: str = "auto"
     """Column of the problem, as text or messages; `auto`: `question`, else one with a similar name."""
     answer: str | None = "auto"
-    """Column of the correct answer; `auto`: `answer`, else one with a similar name; None, `none` or empty: none."""
+    """Column of the correct answer; `auto`: `answer`, else one with a similar name; None, `none` or empty: none. Of a
+    list of answers, only the first counts as right."""
     answer_after: str | None = None
     """The answer itself begins after the last of these marks; without one, it is the whole cell."""
     choices: tuple[str, ...] = ()
@@ -158,6 +159,7 @@ class DatasetTask(Task):
             )
         drawn = rows if n is None else random.Random(seed).sample(rows, n)
         question, answer = self._columns(dict.fromkeys(name for row in rows for name in row))
+        self._tell_of_answers([row.get(answer) for row in drawn] if answer else [])
         items = [self._item(row, question, answer) for row in drawn]
         for grader in {item.grader for item in items} & {"math", "number"}:
             require_math_verify(grader)
@@ -183,6 +185,18 @@ class DatasetTask(Task):
         if told := [f"the {what} from {column!r}" for guess, what, column in guesses if guess and column != what]:
             notices.warning("%s: reading %s; question= and answer= name others", self.path, " and ".join(told))
         return question, answer
+
+    def _tell_of_answers(self, answers: Collection[Any]) -> None:
+        """Report answers that are not taken as they are written."""
+        several = sum(isinstance(answer, list) and len(answer) > 1 for answer in answers)
+        if several:
+            told = "%s: %d of %s have several correct answers; only the first of each counts as right"
+            notices.warning(told, self.path, several, counted(len(answers), "problem"))
+        mark = self.answer_after
+        texts = [text for answer in answers if (text := as_written(answer)) is not None]
+        if mark is not None and (unmarked := sum(mark not in text for text in texts)):
+            told = "%s: %d of %s do not contain answer_after=%r; the whole text counts as the answer"
+            notices.warning(told, self.path, unmarked, counted(len(texts), "answer"), mark)
 
     def _item(self, row: Mapping[str, Any], question_column: str, answer_column: str | None) -> Item:
         question, messages = _asked(row, question_column, self.path)

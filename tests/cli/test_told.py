@@ -166,3 +166,11 @@ def test_two_numbers_of_requests_in_flight_are_refused(few: str, tmp_path: Path)
     words = ["batch", few, "--out", str(tmp_path / "out.jsonl"), "--ray", "--actors", "count=1,concurrency=3"]
     told = str(rsd(*words, "--concurrency", "8", *SCRIPTED).exception)
     assert "--concurrency 8 and --actors count=1,concurrency=3 contradict each other" in told
+
+
+@pytest.mark.usefixtures("models")
+def test_eval_tells_that_the_method_of_a_configuration_is_not_used(few: str, tmp_path: Path) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text("method: target\n")
+    shown = rsd("eval", "--task", few, "--all", "--methods", "draft", "--config", str(config), *SCRIPTED)
+    assert f"the method in --config {config} is not used here; --methods names those to compare" in shown.stderr
