@@ -49,7 +49,7 @@ class Progress:
 
     total: int
     found: int = 0
-    """Finished before this run began."""
+    """In the file before this run began, and not tried again."""
     done: int = 0
     """Finished by this run."""
     failed: int = 0
@@ -58,6 +58,8 @@ class Progress:
     """Of those that failed, how many are not prompts."""
     degraded: int = 0
     """Of those done, how many recovered from a fault or a limit."""
+    kept: int = 0
+    """Of those found, how many failed; they are tried again by default."""
     faults: RoleFaults = field(default_factory=RoleFaults)
     """The faults of the drafter and the verifier in this run."""
     spent: Account = field(default_factory=Account)
@@ -217,7 +219,8 @@ async def arun_journaled(
         latest = {str(row.get("key")): row for row in journal.rows}
         finished = {key for key, row in latest.items() if not (retry_failed and _failed(out, row))}
         todo = [problem for problem in problems if problem.key not in finished]
-        counts = Progress(len(problems), found=len(problems) - len(todo))
+        kept = sum(bool(latest[one.key].get("error")) for one in problems if one.key in finished)
+        counts = Progress(len(problems), found=len(problems) - len(todo), kept=kept)
         progress(counts)
         refused = [problem for problem in todo if problem.error is not None]
         queue = iter([problem for problem in todo if problem.error is None])

@@ -37,6 +37,9 @@ from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
 from rsd_integrations.data_files import check_journal_format, check_written_format
 from rsd_integrations.display.reading import counted, duration, spending
 
+CONCURRENCY = 64
+"""Requests in flight by default."""
+
 
 def batch(
     prompts: Annotated[
@@ -75,9 +78,14 @@ def batch(
     lookahead: Lookahead = None,
     hedge: Hedge = None,
     config: ConfigFile = None,
-    concurrency: Concurrency = 64,
+    concurrency: Concurrency = CONCURRENCY,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed/--keep-failed", help="Whether to retry problems that failed before.")
+        bool,
+        typer.Option(
+            "--retry-failed/--keep-failed",
+            help="Whether to retry problems that failed before, and those in which the drafter or the verifier failed "
+            "at every call.",
+        ),
     ] = True,
     strict: Strict = False,
     rows: Annotated[
@@ -131,7 +139,8 @@ def batch(
     run = _on_ray(address, actors, concurrency) if ray else partial(run_journaled, concurrency=concurrency)
     with resumable(resume), batch_progress(Terminal(stderr=True), concurrency) as show:
         counts = run(rsd_config, problems, out, retry_failed=retry_failed, progress=note)
-    say(f"{counts.found} found, {counts.done} done ({counts.degraded} of them degraded), {counts.failed} failed: {out}")
+    found = f"{counts.found} found" + f" ({counts.kept} of them failed)" * bool(counts.kept)
+    say(f"{found}, {counts.done} done ({counts.degraded} of them degraded), {counts.failed} failed: {out}")
     if counts.done:
         say(f"in total {spending(counts.spent)}, in {duration(time.monotonic() - began)}")
     if rows is not None:
@@ -157,4 +166,8 @@ def _on_ray(address: str | None, actors: str | None, concurrency: int) -> Callab
     parsed = Actors.parse(actors or "")
     if "concurrency" not in parsed.model_fields_set:
         parsed = parsed.model_copy(update={"concurrency": concurrency})
+    elif concurrency not in (parsed.concurrency, CONCURRENCY):
+        raise ConfigurationError(
+            f"--concurrency {concurrency} and --actors {actors} contradict each other; give the concurrency in one"
+        )
     return partial(run_journaled_on_ray, address=address, actors=parsed)

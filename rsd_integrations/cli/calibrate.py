@@ -64,9 +64,9 @@ def calibrate_(
 
     Prints the expected cost and accuracy of each threshold, with 95 % intervals, and writes a policy file for
     `--policy` and every adapter: a budget if `--target-share` asks for one, else the cheapest threshold that is
-    expected to be no less accurate than the target (a fifth of the steps if answers are unknown or no threshold
-    is good enough). With `--accuracy 0.98`, it is the cheapest threshold that keeps 98 % of the target's accuracy
-    with 95 % confidence; if none does, nothing is written.
+    expected to be no less accurate than the target. If answers are unknown or no threshold is that good, it is the one
+    that sends about a fifth of the steps to the target. With `--accuracy 0.98`, it is the cheapest threshold that keeps
+    98 % of the target's accuracy with 95 % confidence; if none does, no policy is written.
 
     Example: `rsd calibrate --n 200 --out policy.json --plot calibration.png && rsd eval --policy policy.json`
     """
@@ -149,10 +149,20 @@ def _chosen(
         return calibration.budget(target_share), f"budget of {target_share:.0%}"
     if accuracy is None:
         policy = calibration.cheapest()
-        return policy, f"δ = {policy.delta:.6g}"
+        return policy, f"δ = {policy.delta:.6g}{_instead(calibration, policy)}"
     held = calibration.holding(accuracy)
     keeps = f"{held.expected:.1%} of the target's accuracy, at least {held.at_least:.1%} with 95 % confidence"
     return BinaryStep(delta=held.delta), f"δ = {held.delta:.6g}, which keeps {keeps}"
+
+
+def _instead(calibration: Calibration, policy: BinaryStep) -> str:
+    """Why a threshold is not one that is as accurate as the target; empty if it is."""
+    if calibration.as_accurate:
+        return ""
+    known = any(problem.target_right is not None for problem in calibration.problems)
+    why = "no threshold is expected to be as accurate as the target" if known else "no answer is known"
+    share = calibration.row(policy.delta).target_share
+    return f", the closest to a fifth of the steps by the target ({share:.0%}): {why}"
 
 
 def _calibration_table(calibration: Calibration, config: RSDConfig, chosen: WeightingPolicy | None) -> Table:

@@ -41,7 +41,9 @@ def distill_exits(
     layers: Annotated[
         str | None, typer.Option(help="Layers below each head: 6,12,18. By default six heads, from a quarter on.")
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Problems that the embedded family solves.")] = 2600,
+    n: Annotated[
+        int, typer.Option("--n", min=1, help="Problems that the embedded family solves, without --data.")
+    ] = 2600,
     seed: Annotated[int, typer.Option(help="Seed of those problems, and of training.")] = 0,
 ) -> None:
     """Train exits for a reward model: it then stops at a middle layer if two heads agree about the threshold.

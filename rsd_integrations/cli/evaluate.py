@@ -45,11 +45,17 @@ from rsd_integrations.output_files import write_output
 from rsd_integrations.recorded import RECORDED_RUNS, Replay
 
 TASK = typer.Option(
-    help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, CSV or Parquet file, or of a "
-    "folder; or `dataset:ORG/NAME,split=test,question=problem,answer=answer`."
+    help=f"One of {', '.join(TASKS)}, processbench (eval only); the path of a JSONL, JSON, CSV, TSV or Parquet "
+    "file, or of a folder; or `dataset:ORG/NAME,split=test,question=problem,answer=answer`."
 )
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")]
 PlotFile = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Plot them there (PNG, SVG, PDF).")]
+
+_INSTEAD = {
+    "--data": "name a file of problems with --task",
+    "--threshold": "the threshold of RSD is part of its policy, such as --policy binary_step:0.7",
+}
+"""What an option of ProcessBench may have been meant for elsewhere."""
 
 
 def eval_(
@@ -62,7 +68,16 @@ def eval_(
             "speculative_beams:4. Commas also separate plain names."
         ),
     ] = None,
-    n: Annotated[int | None, typer.Option("--n", "-n", min=1, help="Number of problems; 100 by default.")] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n",
+            "-n",
+            min=1,
+            help="Number of problems: 100 by default, or as the recipe or the recorded run says. processbench: the "
+            "first solutions of each file, by default all.",
+        ),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All problems of the task.")] = False,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the problems and the random numbers; 1 by default.", show_default=False)
@@ -97,7 +112,8 @@ def eval_(
         typer.Option(
             metavar="FILE",
             help="Run again without the models, from a recorded run: a file, or one included "
-            f"({', '.join(RECORDED_RUNS)}). Other options are as recorded.",
+            f"({', '.join(RECORDED_RUNS)}). What no option says is as recorded; --lookahead and --hedge have no "
+            "effect.",
         ),
     ] = None,
     rows: Annotated[
@@ -115,8 +131,11 @@ def eval_(
     plot: PlotFile = None,
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="processbench: its files, or one of them.")] = None,
     threshold: Annotated[
-        str, typer.Option(help="processbench: steps below it count as wrong; `auto` chooses the best on gsm8k.")
-    ] = "0.5",
+        str | None,
+        typer.Option(
+            help="processbench: steps below it count as wrong, 0.5 by default; `auto` chooses the best on gsm8k."
+        ),
+    ] = None,
 ) -> None:
     """Compare methods on the same problems: accuracy, FLOPs, seconds, share of the target.
 
@@ -142,10 +161,16 @@ def eval_(
 
     if task == "processbench":
         misplaced = {"methods": methods, "markdown": markdown_file, "plot": plot, "journal": journal, "recipe": recipe}
-        _refuse_for_processbench(**misplaced, record=record, replay=replay, rows=rows, seeds=seeds)
+        misplaced |= {"record": record, "replay": replay, "rows": rows, "seed": seed, "seeds": seeds, "draft": draft}
+        misplaced |= {"target": target, "policy": policy, "temperature": temperature, **options}
+        _refuse_for_processbench(**misplaced)
         check_outputs(json=json_file)
-        processbench(data, settings(seed or 1).verifier, _threshold(threshold), n, json_file)
+        first = count_of(n, every, None)
+        judge, at = settings(1).verifier, _threshold("0.5" if threshold is None else threshold)
+        processbench(data, judge, at, first, json_file, concurrency=concurrency)
         return
+    _refuse_for_methods({"--data": data, "--threshold": threshold})
+    _tell_of_method(own, source)
     wanted = None if methods is None else split_methods(methods)
     runs = _planned(recipe_data) if tape is None else _recorded(tape)
     runs = [
@@ -293,11 +318,24 @@ def _write(
 
 def _refuse_for_processbench(**options: object) -> None:
     """Refuse options that compare methods where one verifier is measured."""
-    if misplaced := [f"--{name}" for name, value in options.items() if value is not None]:
+    if misplaced := [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]:
         raise RSDError(
             f"processbench measures a verifier; {', '.join(misplaced)} {'is' if len(misplaced) == 1 else 'are'} for "
-            "the other tasks. It takes --data, --verifier, --threshold, --n and --json"
+            "the other tasks. It takes --data, --verifier or --config, --threshold, --n, --concurrency and --json"
         )
+
+
+def _tell_of_method(config: dict[str, Any], source: str) -> None:
+    """Report the method of a configuration, which other commands use."""
+    if config.get("method") is not None and source:
+        say(f"Warning: the method in {source} is not used here; --methods names those to compare", "yellow")
+
+
+def _refuse_for_methods(options: dict[str, object]) -> None:
+    """Refuse options that measure a verifier where methods are compared."""
+    for option, value in options.items():
+        if value is not None:
+            raise RSDError(f"{option} {value} is only for --task processbench; {_INSTEAD[option]}")
 
 
 def _threshold(text: str) -> float | None:

@@ -34,9 +34,14 @@ def plan(
     ],
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16, float16, or on a CPU int8; by default what each model would use."),
+        typer.Option(
+            help="For all but GGUF files: float32, bfloat16, float16, or on a CPU int8; by default what each model "
+            "would use. A spec's own dtype= comes first."
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="As torch names it; by default a GPU if there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="The same, as torch names it; by default a GPU if there is one.")
+    ] = None,
 ) -> None:
     """Check whether models fit into a device's memory together, before any is loaded.
 

@@ -126,5 +126,7 @@ def run(
 
 
 def _know_no_system_prompt(config: RSDConfig) -> bool:
-    """Whether a model was trained without a system prompt, or is scripted."""
-    return any(spec.startswith(("embedded", "scripted")) for spec in (config.drafter, config.target))
+    """Whether a model that writes was trained without a system prompt, or is scripted."""
+    writers = {"drafter": config.drafter, "target": config.target}
+    used = [spec for role, spec in writers.items() if role in config.method.roles]  # others keep their defaults
+    return any(spec.startswith(("embedded", "scripted")) for spec in used)

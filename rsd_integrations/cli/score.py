@@ -20,6 +20,7 @@ from rsd_core.blocking import wait_for
 from rsd_core.control_characters import visible
 from rsd_integrations.cli.options import Strict
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, plain, resumable, say, written
+from rsd_integrations.display.reading import counted
 from rsd_integrations.evaluation.cutting import parse_splitter
 from rsd_integrations.evaluation.processbench import ProcessBenchReport, evaluate_processbench, read_splits
 from rsd_integrations.evaluation.scoring import (
@@ -181,7 +182,9 @@ def _show_reading(console: Console, explanation: Explanation) -> None:
         console.print(plain(line + f"; {removed} rolled back" * (removed > 0), "dim"))
 
 
-def processbench(data: Path | None, spec: str, threshold: float | None, n: int | None, out: Path | None) -> None:
+def processbench(
+    data: Path | None, spec: str, threshold: float | None, n: int | None, out: Path | None, *, concurrency: int
+) -> None:
     """`rsd eval --task processbench`."""
     if data is None:
         raise RSDError(
@@ -202,12 +205,15 @@ def processbench(data: Path | None, spec: str, threshold: float | None, n: int |
 
     with resumable(resume), Progress(console=Terminal(stderr=True), transient=True) as bar:
         task = bar.add_task("scoring", total=sum(map(len, splits.values())))
-        report = wait_for(evaluate_processbench(model, splits, threshold, advance))
+        report = wait_for(evaluate_processbench(model, splits, threshold, advance, concurrency))
     if out is not None:
         write_output(out, json.dumps(report.to_dict(), indent=1) + "\n")
     Terminal().print(processbench_table(report))
     for reason in report.errors:
         say(f"not scored: {reason}", "yellow")
+    if silent := sum(split.without_reward for split in report.splits):
+        steps = counted(sum(split.steps for split in report.splits), "step")
+        say(f"Warning: {silent} of {steps} got no reward, and count as right", "yellow")
     written(out)
     failed = sum(split.failed for split in report.splits)
     if failed == sum(split.wrong + split.right for split in report.splits):

@@ -51,7 +51,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 is this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 chooses a free one.")] = 8000,
     api_key_file: Annotated[
-        Path | None, typer.Option("--api-key-file", metavar="FILE", help="Keys that clients may use, one per line.")
+        Path | None,
+        typer.Option(
+            "--api-key-file", metavar="FILE", help="Keys that clients may use, one per line, besides # comments."
+        ),
     ] = None,
 ) -> None:
     """Answer clients of the OpenAI API: RSD behind a URL, streamed step by step.

@@ -28,7 +28,7 @@ def ngrams(
         list[Path],
         typer.Argument(
             help="Texts like those the model will write: JSONL, JSON, CSV, TSV or Parquet with a column of texts; any "
-            "other file is one text."
+            "other file is one text, in UTF-8."
         ),
     ],
     model: Annotated[
@@ -115,7 +115,12 @@ def _texts(corpus: Sequence[Path], column: str) -> Iterator[str]:
     """The texts of some files, in order."""
     for file in corpus:
         if file.suffix.lower() not in FILES:
-            yield read_bytes(file).decode("utf-8", errors="replace")
+            try:
+                yield read_bytes(file).decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise ConfigurationError(
+                    f"{file} is not a text in UTF-8 ({error.reason}, at byte {error.start}); convert it, as by iconv"
+                ) from error
             continue
         for line in read_records(file):
             text = as_written(line.value.get(column)) if isinstance(line.value, dict) else None

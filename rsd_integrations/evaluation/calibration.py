@@ -142,14 +142,18 @@ class Calibration:
         indistinguishable from the cheapest one's (by the interval of the target's share), the middle one is taken. If
         answers are unknown, or no threshold is that good, it is the one that sends a fifth of the steps to the target.
         """
-        curve = self.curve
-        good = [row for row in curve if row.accuracy is not None and self._surplus(_threshold(row)) >= 0]
+        curve, good = self.curve, self.as_accurate
         if good:
             alike = [row for row in good if row.target_share <= good[0].target_share_ci95[1]]
         else:
             nearest = min(abs(row.target_share - 0.2) for row in curve)
             alike = [row for row in curve if abs(row.target_share - 0.2) <= nearest + 0.002]
         return BinaryStep(delta=_threshold(alike[len(alike) // 2]))
+
+    @cached_property
+    def as_accurate(self) -> list[Row]:
+        """The thresholds that are expected to be no less accurate than the target; empty if answers are unknown."""
+        return [row for row in self.curve if row.accuracy is not None and self._surplus(_threshold(row)) >= 0]
 
     @cached_property
     def kept(self) -> list[Kept]:

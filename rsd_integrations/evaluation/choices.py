@@ -35,7 +35,15 @@ def options(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
 
 
 def with_choices(question: str, options: list[str], answer: Any, shuffle: bool) -> tuple[str, str | None]:
-    """The question with lettered options (as in the paper), and the letter of the correct one."""
+    """The question with lettered options (as in the paper), and the letter of the correct one.
+
+    Raises:
+        ConfigurationError: There are more options than letters, or the answer is none of them.
+    """
+    if len(options) > len(LETTERS):
+        raise ConfigurationError(
+            f"a problem has {len(options)} choices, and can have at most {len(LETTERS)}: {question!r:.80}"
+        )
     right = None if as_written(answer) is None else _right_option(options, answer)
     order = list(range(len(options)))
     if shuffle:

@@ -30,7 +30,7 @@ class Judged:
     rewards: tuple[float | None, ...]
 
     def named(self, threshold: float) -> int:
-        """Index of the first step with a reward below the threshold, -1 for none. Steps without one are skipped."""
+        """Index of the first step with a reward below the threshold, -1 for none. Steps without one count as right."""
         return next((i for i, r in enumerate(self.rewards) if r is not None and r < threshold), -1)
 
 
@@ -47,6 +47,10 @@ class Split:
     correct_accuracy: float
     failed: int = 0
     """Solutions that could not be scored, for example for their length; they count as failures."""
+    steps: int = 0
+    """Steps of the solutions that could be scored."""
+    without_reward: int = 0
+    """Of these, steps on which the verifier abstained, and mere markers of thoughts; they count as right."""
 
     @property
     def f1(self) -> float:
@@ -88,6 +92,8 @@ class ProcessBenchReport:
                     "wrong": split.wrong,
                     "right": split.right,
                     "failed": split.failed,
+                    "steps": split.steps,
+                    "steps_without_reward": split.without_reward,
                 }
                 for split in self.splits
             },
@@ -117,12 +123,15 @@ def read_splits(place: Path) -> dict[str, list[Solution]]:
 
 
 async def judge_split(
-    verifier: Verifier, solutions: Sequence[Solution], progress: Callable[[], None] = lambda: None
+    verifier: Verifier,
+    solutions: Sequence[Solution],
+    progress: Callable[[], None] = lambda: None,
+    concurrency: int = 16,
 ) -> tuple[list[Judged | None], list[str]]:
     """Rewards of all solutions of a split; None and a reason for one that cannot be scored."""
     judged: list[Judged | None] = []
     reasons: list[str] = []
-    async for i, rewards in score_all(verifier, solutions):
+    async for i, rewards in score_all(verifier, solutions, concurrency):
         if isinstance(rewards, RSDError):
             judged.append(None)
             reasons.append(str(rewards))
@@ -138,7 +147,9 @@ def evaluate_split(name: str, labels: Sequence[int], judged: Sequence[Judged | N
     pairs = list(zip(labels, named, strict=True))
     wrong = [label == index for label, index in pairs if label != -1]
     right = [label == index for label, index in pairs if label == -1]
-    return Split(name, len(wrong), len(right), _share(wrong), _share(right), named.count(None))
+    rewards = [reward for one in judged if one is not None for reward in one.rewards]
+    known = (len(rewards), rewards.count(None))
+    return Split(name, len(wrong), len(right), _share(wrong), _share(right), named.count(None), *known)
 
 
 async def evaluate_processbench(
@@ -146,6 +157,7 @@ async def evaluate_processbench(
     splits: dict[str, list[Solution]],
     threshold: float | None = 0.5,
     progress: Callable[[], None] = lambda: None,
+    concurrency: int = 16,
 ) -> ProcessBenchReport:
     """Evaluate a verifier.
 
@@ -155,6 +167,7 @@ async def evaluate_processbench(
         threshold: A step with a lower reward is called wrong. None chooses the best on the `gsm8k` split, as the
             authors do for models that have no threshold; that split's figure is then not held out.
         progress: Called after each solution.
+        concurrency: Solutions scored at once.
 
     Raises:
         ConfigurationError: A threshold out of range, or none and no `gsm8k` split to choose it on.
@@ -166,7 +179,7 @@ async def evaluate_processbench(
         raise ConfigurationError(f"no threshold is given, nor the split {CHOSEN_ON} to choose one on; give either")
     judged, reasons = {}, list[str]()
     for name, solutions in splits.items():
-        judged[name], failures = await judge_split(verifier, solutions, progress)
+        judged[name], failures = await judge_split(verifier, solutions, progress, concurrency)
         reasons += failures
     if reasons and not any(one is not None for split in judged.values() for one in split):
         raise RunError(

@@ -61,7 +61,7 @@ def evaluate(
         methods: As `parse_method` accepts them; their texts are their names in the report.
         n: Number of problems; None is all of them.
         seed: Draws the problems and seeds the decoders.
-        progress: Called after each answer.
+        progress: Called at the beginning and after each answer.
         seeds: How often each problem is answered, with seeds from `seed` on; at least 1.
         concurrency: Requests in flight. Seconds are those of a request under this load; 1 gives a lone request's.
         journal: File of finished answers; a run that finds it resumes.

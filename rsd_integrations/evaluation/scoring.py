@@ -91,8 +91,8 @@ def read_entries(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[Sol
     """Solutions from a JSONL file, a JSON file with a list, or CSV, TSV or Parquet; invalid entries say why.
 
     Each has a `problem` (or `question`, `prompt`; a text or messages) and either `steps`, a list, or a `solution` to
-    cut, by default at blank lines, also in its thought. The thought is within its markers, or separate as `thought`
-    (or `reasoning_content`, `reasoning`).
+    cut, by default at blank lines, also in its thought. The thought is within its markers, or separate from the
+    `solution` as `thought` (or `reasoning_content`, `reasoning`); with `steps`, only those are read.
 
     Args:
         file: The file.
@@ -224,7 +224,10 @@ async def score_all(
 
 
 def aggregates(rewards: Sequence[float | None]) -> dict[str, float | None]:
-    """A score of the whole solution, by each of the usual formulas; steps without a reward are left out."""
+    """A score of the whole solution, by each of the usual formulas, over the steps with a reward.
+
+    `last` is that of the last step, None if it has none.
+    """
     known = [reward for reward in rewards if reward is not None]
     if not known:
         return dict.fromkeys(("min", "product", "mean", "last"))

@@ -28,6 +28,7 @@ from rsd_integrations.embedded.checker import is_right
 from rsd_integrations.evaluation.choices import options, with_choices
 from rsd_integrations.evaluation.graders import GRADERS, kind_of, require_math_verify
 from rsd_integrations.evaluation.grading_process import GradingError
+from rsd_integrations.evaluation.quantities import quantity
 
 notices = logging.getLogger("rsd_integrations.notices")
 
@@ -117,9 +118,10 @@ class DatasetTask(Task):
     question: str = "auto"
     """Column of the problem, as text or messages; `auto`: `question`, else one with a similar name."""
     answer: str | None = "auto"
-    """Column of the correct answer; `auto`: `answer`, else one with a similar name; None, `none` or empty: none."""
+    """Column of the correct answer; `auto`: `answer`, else one with a similar name; None, `none` or empty: none. Of a
+    list of answers, only the first counts as right."""
     answer_after: str | None = None
-    """The answer itself begins after the last of these marks."""
+    """The answer itself begins after the last of these marks; without one, it is the whole cell."""
     choices: tuple[str, ...] = ()
     """Columns with the options of a multiple-choice problem: one list, or one per option, then shuffled."""
     keep: Mapping[str, tuple[str, ...]] = {}
@@ -157,6 +159,7 @@ class DatasetTask(Task):
             )
         drawn = rows if n is None else random.Random(seed).sample(rows, n)
         question, answer = self._columns(dict.fromkeys(name for row in rows for name in row))
+        self._tell_of_answers([row.get(answer) for row in drawn] if answer else [])
         items = [self._item(row, question, answer) for row in drawn]
         for grader in {item.grader for item in items} & {"math", "number"}:
             require_math_verify(grader)
@@ -183,6 +186,18 @@ class DatasetTask(Task):
             notices.warning("%s: reading %s; question= and answer= name others", self.path, " and ".join(told))
         return question, answer
 
+    def _tell_of_answers(self, answers: Collection[Any]) -> None:
+        """Report answers that are not taken as they are written."""
+        several = sum(isinstance(answer, list) and len(answer) > 1 for answer in answers)
+        if several:
+            told = "%s: %d of %s have several correct answers; only the first of each counts as right"
+            notices.warning(told, self.path, several, counted(len(answers), "problem"))
+        mark = self.answer_after
+        texts = [text for answer in answers if (text := as_written(answer)) is not None]
+        if mark is not None and (unmarked := sum(mark not in text for text in texts)):
+            told = "%s: %d of %s do not contain answer_after=%r; the whole text counts as the answer"
+            notices.warning(told, self.path, unmarked, counted(len(texts), "answer"), mark)
+
     def _item(self, row: Mapping[str, Any], question_column: str, answer_column: str | None) -> Item:
         question, messages = _asked(row, question_column, self.path)
         answer = row.get(answer_column) if answer_column else None
@@ -194,7 +209,9 @@ class DatasetTask(Task):
             return Item(question, None, None, self.system, messages=messages)
         reference = str(as_written(answer)).strip()
         if self.answer_after is not None:
-            reference = reference.rpartition(self.answer_after)[2].strip().replace(",", "")
+            reference = reference.rpartition(self.answer_after)[2].strip()
+            if quantity(reference) is not None:  # commas between thousands, not those of a tuple
+                reference = reference.replace(",", "")
         grader = kind_of(reference) if self.grader == "auto" else self.grader
         return Item(question, reference, partial(GRADERS[grader], reference), self.system, grader, messages)
 

@@ -130,7 +130,8 @@ class ChatRSD(RSDMessages, RSDLanguageModel, BaseChatModel):
             tool_choice: In turn granularity as for the inner models; in step granularity "auto", "none", "any" or
                 "required", or a tool's name.
             **kwargs: In turn granularity for the inner models' `bind_tools`; in step granularity `response_format`,
-                which applies if no tool is called, and `strict`, which forced calls always are.
+                which applies if no tool is called, `strict`, which forced calls always are, and `parallel_tool_calls`,
+                of which False is only possible if a call or the form of the answer is forced.
 
         Raises:
             ValueError: There is no such tool, or an inner model cannot call tools.

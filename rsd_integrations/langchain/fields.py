@@ -124,7 +124,7 @@ class RSDFields(BaseModel):
     """Weighting policy: an object, data, or text such as `"binary_step:0.7"`."""
     decoder: Annotated[Decoder | Method | None, BeforeValidator(as_decoder)] = Field(default=None, repr=False)
     """The method to build from these models, policy and settings, as for `rsd eval --methods`: `"majority:8"`; RSD by
-    default. Or a decoder object instead of models and policy."""
+    default. Or a decoder object instead of models, policy and settings."""
     thoughts: Annotated[dict[str, Any], BeforeValidator(as_thoughts)] = Field(default_factory=dict)
     """Overrides for thoughts of `draft`, `target`, `verifier` and `policy`. Overrides for the steps of thoughts are in
     `settings`."""
@@ -178,9 +178,11 @@ class RSDFields(BaseModel):
                 role.step_mode()
             self._check_thoughts(decoder, settings)
             return self
-        redundant = [name for name in (*_MODELS, "policy", "thoughts") if getattr(self, name) != _default(name)]
+        redundant = [
+            name for name in (*_MODELS, "policy", "thoughts", "settings") if getattr(self, name) != _default(name)
+        ]
         if redundant:
-            raise ValueError(f"a decoder has its own models and policy; remove {', '.join(redundant)}")
+            raise ValueError(f"a decoder has its own models, policy and settings; remove {', '.join(redundant)}")
         decoder.with_settings(settings)
         return self
 

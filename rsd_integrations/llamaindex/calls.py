@@ -59,6 +59,8 @@ class Call:
                 f"tool_choice={choice['tool_choice']!r} cannot be honoured: text models choose their calls "
                 "themselves. Remove it, or use LlamaIndex LLMs as draft and target"
             )
+        if choice.get("tool_choice") == "none":
+            self.tools = ()
         if choice.get("tool_required"):
             logger.warning("a tool call is required, but text models cannot be forced to make one")
 

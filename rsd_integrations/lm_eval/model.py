@@ -8,6 +8,7 @@ or, once this module is imported, `model="rsd", model_args={"policy": "budget_aw
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -23,6 +24,13 @@ try:
     from lm_eval.api.registry import register_model
 except ModuleNotFoundError as error:
     raise MissingDependency(error.name or "lm-eval", "lm-eval", "the lm-eval adapter") from error
+
+logger = logging.getLogger(__name__)
+
+_HONOURED = frozenset(
+    {"until", "do_sample", "temperature", "top_p", "top_k", "max_gen_toks", "max_new_tokens", "max_tokens"}
+)
+"""Options of a task's requests that have an effect."""
 
 
 @register_model("rsd")
@@ -170,9 +178,13 @@ def _prompt(context: str) -> PromptLike:
 
 def _settings(settings: Settings, options: Mapping[str, Any]) -> Settings:
     """The decoder's settings with a request's own length and sampling."""
+    if idle := sorted(name for name, value in options.items() if value is not None and name not in _HONOURED):
+        logger.warning("RSD does not honour %s of the task's generation_kwargs", ", ".join(idle))
     own = {"max_tokens": options.get("max_gen_toks") or options.get("max_new_tokens") or options.get("max_tokens")}
     if options.get("do_sample", True):
         own |= {name: options.get(name) for name in ("temperature", "top_p", "top_k")}
         if own["top_k"] == -1:  # vLLM's value for all tokens
             own["top_k"] = 0
+    else:
+        own["temperature"] = 0.0
     return settings.updated(**own)

@@ -19,8 +19,9 @@ class Actors(Data):
     """Decoders in separate processes, each built from the configuration where it runs.
 
     None means that the configuration decides. With in-process models, an actor takes one core, and one GPU if the
-    cluster has any, and there are as many as fit. With models behind servers, actors are light, and there is one per
-    node; the servers see up to `count` times `concurrency` requests at once.
+    cluster has any and one of its models would use it (transformers models do, except for the embedded ones and those
+    with `device=cpu`), and there are as many as fit. With models behind servers, there is one per node, with one core;
+    the servers see up to `count` times `concurrency` requests at once.
     """
 
     count: int | None = Field(None, ge=1)

@@ -218,6 +218,20 @@ def test_a_dataset_of_the_hubs_form_in_a_folder(tmp_path: Path) -> None:
     write(folder / "test.jsonl", [{"question": "test?", "answer": "so 1,5 #### 1,500"}])
     (item,) = find_task(f"dataset:{folder},answer_after=####").draw(None, 0)
     assert (item.question, item.reference) == ("test?", "1500")
+    write(folder / "test.jsonl", [{"question": "test?", "answer": "#### (3, 4)"}])
+    (item,) = find_task(f"dataset:{folder},answer_after=####").draw(None, 0)
+    assert item.reference == "(3, 4)"  # a point, whose comma is no mark of thousands
+
+
+def test_answers_that_are_not_taken_as_written_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"question": "Q?", "answer": answer} for answer in (["1", "2"], "so #### 3", "so 4", None)]
+    file = write(tmp_path / "x.jsonl", rows)
+    drawn = find_task(f"dataset:{file},answer_after=####").draw(None, 0)
+    assert [item.reference for item in drawn] == ["1", "3", "so 4", None]
+    several, unmarked = (record.getMessage() for record in caplog.records)
+    assert several == f"{file}: 1 of 4 problems have several correct answers; only the first of each counts as right"
+    told = "2 of 3 answers do not contain answer_after='####'; the whole text counts as the answer"
+    assert unmarked == f"{file}: {told}"
 
 
 def test_multiple_choice_in_both_forms(tmp_path: Path) -> None:
@@ -256,6 +270,9 @@ def test_multiple_choice_in_both_forms(tmp_path: Path) -> None:
     file.write_text("question,choices,answer\nQ?,\"['w', 'x']\",z\n")
     with pytest.raises(ConfigurationError, match="the answer 'z' is not one of the choices 'w, x'"):
         find_task({"path": str(file), "choices": ["choices"]}).draw(None, 0)
+    many = write(tmp_path / "many.jsonl", [{"question": "Q?", "choices": [str(i) for i in range(12)], "answer": 0}])
+    with pytest.raises(ConfigurationError, match=r"a problem has 12 choices, and can have at most 10: 'Q\?'"):
+        find_task({"path": many, "choices": ["choices"]}).draw(None, 0)
 
 
 @pytest.mark.parametrize(

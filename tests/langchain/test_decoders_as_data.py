@@ -128,3 +128,11 @@ def test_a_ready_decoder_checks_the_fields_next_to_it_at_once() -> None:
     assert ChatRSD(decoder=decoder).invoke("q").text == "x"
     with pytest.raises(ValueError, match="it samples"):
         ChatRSD(decoder=decoder, temperature=0)
+
+
+@pytest.mark.parametrize("face", [*FACES, RSDLLM])
+def test_settings_beside_a_decoder_object_are_refused(face: type[Any]) -> None:
+    decoder = TargetOnly(target=ScriptedTarget(["x"]))
+    with pytest.raises(ValueError, match="a decoder has its own models, policy and settings; remove settings"):
+        face(decoder=decoder, settings=Settings(max_step_tokens=5))
+    assert face(decoder=decoder, max_tokens=7).resolved().limits.max_tokens == 7

@@ -341,6 +341,13 @@ async def test_models_of_text_call_tools_in_steps(face: str) -> None:
         llm.chat_with_tools([Bank().tool], user_msg="q", tool_choice="transfer")
 
 
+def test_models_of_text_see_no_tool_that_must_not_be_called() -> None:
+    target, step = reading(ScriptedTarget, "x"), "One."
+    llm = RSDLLM(draft=reading(ScriptedDrafter, step), target=target, verifier=ScriptedVerifier([0.1]))
+    llm.chat_with_tools([Bank().tool], user_msg="q", tool_choice="none")
+    assert [message.role for message in target.calls[-1].prompt] == ["user"]
+
+
 async def test_an_agent_over_models_of_text_executes_no_broken_call() -> None:
     bank = Bank()
     broken = '<tool_call>\n{"name": "transfer", "arguments": {"amount": 100'

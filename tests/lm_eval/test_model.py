@@ -121,6 +121,21 @@ def test_options_of_a_request_are_read_as_the_harness_means_them() -> None:
     assert sorted(top_k for _, length, top_k in seen if length == 5) == [0, 20]
 
 
+def test_a_greedy_request_is_greedy_and_what_has_no_effect_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[float] = []
+
+    class Drafter(ScriptedDrafter):
+        async def generate(self, path: CorePath, request: StepRequest) -> Generation:
+            seen.append(request.sampling.temperature)
+            return await super().generate(path, request)
+
+    model = RSDModel(DraftOnly(drafter=Drafter(["one"]), settings=Settings(temperature=0.7)))
+    made: Any = [Request("a"), Request("b", do_sample=False, num_beams=4, repetition_penalty=1.2)]
+    model.generate_until(made)
+    assert sorted(seen) == [0.0, 0.7]
+    assert "RSD does not honour num_beams, repetition_penalty of the task's generation_kwargs" in caplog.text
+
+
 def test_requests_are_part_of_a_run_as_wide_as_was_told() -> None:
     seen: list[int | None] = []
 
