@@ -333,8 +333,8 @@ class Decoder(ABC):
         """The request's result, with the estimate of what the target alone would have cost."""
         request.discard(request.undecided, scored=False)
         reader, last = request.progress.part.reader, request.records[-1] if request.records else None
-        inside = reader.in_thought or request.reasons
-        if last is not None and (inside or (reader.state == "closed" and last.native is None)):
+        inside = reader.in_thought or (request.reasons and last is not None)
+        if (inside and (last or reason == "stop")) or (last and reader.state == "closed" and last.native is None):
             where = "inside of" if inside else "with"
             message = f"the response ended {where} its thought ({reason}): there is no answer"
             request.degrade("no_answer", message)

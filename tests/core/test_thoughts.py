@@ -213,6 +213,8 @@ def test_a_response_that_ends_in_its_thought_says_so() -> None:
     assert [item.kind for item in result.degradations] == ["no_answer"]
     events = [event for event in rsd(["And"], thinking=OPENED).stream("question") if type(event).__name__ == "Degraded"]
     assert len(events) == 1
+    nothing = rsd([""], target=[""], thinking=OPENED).run("question")
+    assert (nothing.steps, [item.kind for item in nothing.degradations]) == ((), ["no_answer"])
 
 
 @pytest.mark.parametrize(
