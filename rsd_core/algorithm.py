@@ -110,8 +110,8 @@ class RewardGuidedDecoder(Decoder):
 
     def _replacing(self, cast: Cast, request: Request) -> Speculation | None:
         """What proposes the tokens of a step by the target, which reads some in vain."""
-        wastes = request.terms.wastes_target
-        return self._speculations.of(cast.target, request.settings.speculate, cast.drafter) if wastes else None
+        wanted = request.settings.speculate is not None and request.terms.wastes_target
+        return self._speculations.of(cast.target, request.settings.speculate, cast.drafter) if wanted else None
 
     async def _decode(self, request: Request, calls: Calls) -> AsyncGenerator[Event, None]:
         """Algorithm 1 of the paper, one step per turn of the loop."""

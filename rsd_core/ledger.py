@@ -153,16 +153,16 @@ class Ledger:
         Returns:
             The model's own work.
         """
-        lost = not kept or (failed and role != "verifier")
-        own, proposing = usage, [part for worker, part in usage.parts if worker is assistant]
-        if assistant is not None and proposing:
+        lost, own = not kept or (failed and role != "verifier"), usage
+        if assistant is not None and (proposing := [part for worker, part in usage.parts if worker is assistant]):
             own = sum([part for worker, part in usage.parts if worker is not assistant], Usage())
             drafting = sum(proposing, Usage())
             self.drafter.charge(assistant, drafting, failed=failed)
             self.drafter.discarded += lost * (drafting.generated - drafting.discarded)
-        account = self.account(role)
+        account: Account = getattr(self, role)
         account.charge(model, own, failed=failed)
-        account.discarded += lost * own.generated
+        if lost:
+            account.discarded += own.generated
         return own
 
     @property
