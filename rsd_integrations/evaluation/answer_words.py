@@ -13,19 +13,27 @@ _LETTER = re.compile(r"\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-Ja-j])[.):]?")
 _CHOSEN = re.compile(
     r"(?:(?i:option|choice|answer|letter)\s*:?\s*)?(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-J])(?![\w'’])|([a-j])(?=[.):]|$))"
 )
-_ANOTHER = re.compile(r"\s*(?:,|/|&|\bor\b|\band\b)\s*(?:\bor\b|\band\b)?\s*(?:option|choice)?\s*[(\[]?[A-J](?![\w'’])")
+_LETTER_NEXT = r"\s*(?:(?:maybe|perhaps|possibly|option|choice)\s+)*(?:[(\[]?[A-J](?![\w'’])|\(?[a-j]\))"
+_ANOTHER = re.compile(rf"\)?\s*(?:,|/|&|\+|\bplus\b|\bas well as\b|\bor\b|\band\b)\s*(?:\bor\b|\band\b)?{_LETTER_NEXT}")
+_ONE_MORE = re.compile(rf"\b(?:or|and)\b{_LETTER_NEXT}")
+_REJECTED = re.compile(
+    r"[\s.):\]*]*(?:(?:is|was|seems|looks)\s+(?:\w+\s+)?(?:not|wrong|incorrect|false)\b|(?:is|was|ca)n['’]t\b|cannot\b)"
+)
 HEDGED = re.compile(
     r"\b(?:not|or|but|though|although|however|some|maybe|perhaps|neither|nor|if)\b|n['’]t\b", re.IGNORECASE
 )
 """Words that make the meaning of a sentence uncertain."""
 _NUMBER = re.compile(rf"-?\s?[$€£¥₹]?\s?(?<![\w^])(?<!\^-)(?:\d+\s+\d+/\d+|(?:{NUMERAL})(?:\s?/\s?(?:{NUMERAL}))?)")
+_MINUS = re.compile(r"(?:\bnegative|(?<![\d)%] )\bminus)\s*$", re.IGNORECASE)
 _ASSIGNED = re.compile(r"\b[a-zA-Z](?:_\w+)?\s*=\s*$")
 _OPEN_BEFORE = re.compile(
-    r"(?:\b(?:or|not|isn['’]t|than|least|most|out of|between|approximates?)|[±<>≤≥≠^_]|\d\s*(?:and|to|[-–,:*×+]))\s*$",
+    r"(?:\b(?:or|not|isn['’]t|than|least|most|out of|between|approximates?|under|below|above|almost|nearly)"
+    r"|\d\s*remainder|[±<>≤≥≠^_]|\d\s*(?:and|to|[-–,:*×+]))\s*$",
     re.IGNORECASE,
 )
 _OPEN_AFTER = re.compile(
-    r"\s*(?:(?:or|and|to)\s+[-$€£]?\d|out of\b|or (?:more|less|fewer)\b|[-–±/:*×+^,]\s*\d|[\^*×±+!])"
+    r"[^\W\d]*_|\s*(?:(?:or|and|to)\s+[-$€£]?\d|and an? (?:half|third|quarter)\b|out of\b|or (?:more|less|fewer)\b"
+    r"|[-–±/:*×+^,]\s*\d|[\^*×±+!π√∞]|\\[a-zA-Z])"
 )
 
 
@@ -39,9 +47,11 @@ def last_number(sentence: str) -> Quantity | None:
     if _OPEN_BEFORE.search(before) or _OPEN_AFTER.match(after):
         return None
     following = re.findall(r"\s*\S+", after)[:3]
-    readings = ("".join([found[-1][0], *following[:count]]) for count in (3, 2, 1, 0))
+    attached = after[:1].isalpha()
+    figure = re.sub(r"^-\s*", "-", ("-" if _MINUS.search(before) else "") + found[-1][0].strip())
+    readings = ("".join([figure, *following[:count]]) for count in ((3, 2, 1) if attached else (3, 2, 1, 0)))
     known = [own for reading in readings if (own := quantity(reading)) is not None]
-    return next((own for own in known if own.units), known[-1] if known else None)
+    return next((own for own in known if own.units or own.value != known[-1].value), known[-1] if known else None)
 
 
 def letter(reference: str) -> str | None:
@@ -59,7 +69,7 @@ def chosen(reading: str) -> str | None:
     rest = reading[found.end() :]
     if found[3] in ("A", "I") and re.match(r"\s+(?!(?:is|because|since|as|with|and|or)\b)[a-z]", rest):
         return None  # an article, a pronoun
-    if _ANOTHER.match(rest) or re.search(r"\b(?:or|and)\s+[(\[]?[A-J](?![\w'’])", rest):
+    if _ANOTHER.match(rest) or _ONE_MORE.search(rest) or _REJECTED.match(rest):
         return None
     return str(next(filter(None, found.groups()))).upper()
 
@@ -69,19 +79,26 @@ def named_last(sentence: str) -> str | None:
     sentence = plain(sentence)
     if HEDGED.search(sentence) or re.search(r"\b(?:wrong|incorrect|false|excluded)\b", sentence, re.IGNORECASE):
         return None
-    named = re.findall(r"\(([A-Ja-j])\)|(?<![\w'’])([B-HJ]|[AI](?!\s+[a-z]))(?![\w'’])", sentence)
+    named = re.findall(r"\(([A-Ja-j])\)|(?<![\w'’])([B-HJ]|[AI](?!\s+(?!(?:and|or)\b)[a-z]))(?![\w'’])", sentence)
     letters = {(one or other).upper() for one, other in named}
     return letters.pop() if len(letters) == 1 else None
 
 
 _POLAR = r"(yes|no|true|false)"
-_GOES_ON = r"(?=\s*(?:$|[.,;:!)\n—–-]|(?:because|since|as|it|they|he|she|this|that|the|there|we|you|not)\b))"
+_GOES_ON = r"(?=\s*(?:$|[.,;:!)\n\"'”’—–-]|(?:because|since|as|it|they|he|she|this|that|the|there|we|you|not)\b))"
 _BEGINS = re.compile(
     rf"[\W_]*(?:(?:definitely|indeed|clearly|certainly|(?:it|that|this|the statement|the claim)(?: is|['’]s))\s+)*"
     rf"(not\s+)?{_POLAR}\b{_GOES_ON}",
     re.IGNORECASE,
 )
-_ENDS = re.compile(rf"(?:\b(not|never|neither)\s+(?:\w+\s+)?|(n['’]t)\s+(?:\w+\s+)?|\b){_POLAR}\W*$", re.IGNORECASE)
+_ENDS = re.compile(
+    rf"(?:\b(not|cannot|never|neither)\s+(?:\w+\s+)?|(n['’]t)\s+(?:\w+\s+)?|\b){_POLAR}\W*$", re.IGNORECASE
+)
+_UNSURE = re.compile(
+    r"(?:\bwhether\b[^,;:]*|\b(?:unsure|unclear|(?:not|n['’]t)\s+(?:sure|certain|clear|known))\b.*"
+    r"|\b(?:hardly|part(?:ial)?ly)\s+\w+)\W*$",
+    re.IGNORECASE,
+)
 _BOTH = re.compile(rf"\b{_POLAR}\s*(?:/|,|\band\b|\bor\b|\bnor\b)\s*{_POLAR}\b", re.IGNORECASE)
 
 
@@ -89,7 +106,7 @@ def polarity(reading: str, *, at_end: bool = False) -> bool | None:
     """Whether a reading says yes or true, or no or false; None if it says neither or both."""
     reading = plain(reading)
     found = (_ENDS.search if at_end else _BEGINS.match)(reading)
-    if found is None or _BOTH.search(reading):
+    if found is None or _BOTH.search(reading) or (at_end and _UNSURE.search(reading)):
         return None
     *nots, word = found.groups()
     said = word.lower() in TRUE

@@ -35,6 +35,8 @@ _RELATION = re.compile(r"\s*(?:[<>≤≥≠]|\\(?:leq?|geq?|lt|gt|neq?)(?![a-zA-
 _FUNCTIONS = re.compile(
     r"\\[a-zA-Z]+(?:\{(?:[a-z]*matrix|array|cases)\})?|\b(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|mod)\b"
 )
+_DATE = re.compile(r"\s*(?:\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4})\s*")
+_SYMBOLS = {"∞": r"\infty ", "∅": r"\emptyset ", r"\varnothing": r"\emptyset"}
 _COPULA = re.compile(r"(?:\b(?:is|are|was|were)\b|[:=])\s*", re.IGNORECASE)
 
 
@@ -47,8 +49,10 @@ def kind_of(reference: str) -> str:
     """The name of the grader that fits a correct answer, by its content.
 
     `yes_no` for yes, no, true and false; `choice` for one letter from A to J, possibly in brackets; `number` for a
-    number, possibly with a unit; `math` for other mathematics; `text` for everything else.
+    number, possibly with a unit; `math` for other mathematics; `text` for everything else, also for dates.
     """
+    if _DATE.fullmatch(reference):  # not a difference or a quotient
+        return "text"
     if squeezed(reference) in (*TRUE, *FALSE):
         return "yes_no"
     if letter(reference) is not None and reference.strip() not in ("e", "i"):  # which are numbers
@@ -154,7 +158,13 @@ def _is_figure(reading: str) -> bool:
 
 
 def _verified(reference: str, text: str) -> bool:
-    return grade_elsewhere("math", "the grader 'math'", f"\\boxed{{{reference}}}", text)
+    return grade_elsewhere("math", "the grader 'math'", f"\\boxed{{{_in_latex(reference)}}}", _in_latex(text))
+
+
+def _in_latex(text: str) -> str:
+    """A text whose roots, infinities and empty sets are written as math-verify reads them."""
+    text = re.sub(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\w+))", lambda found: rf"\sqrt{{{found[found.lastindex]}}}", text)
+    return re.sub("|".join(map(re.escape, _SYMBOLS)), lambda found: _SYMBOLS[found[0]], text)
 
 
 def require_math_verify(grader: str) -> None:

@@ -41,5 +41,5 @@ def plain(text: str) -> str:
 
 def squeezed(text: str) -> str:
     """A text without irrelevant differences: markup, case, an article before it, punctuation around it."""
-    text = re.sub(r"\s+", " ", plain(text).replace("$", "").casefold()).strip(" .,;:!?\"'“”‘’`*_")
+    text = re.sub(r"\s+", " ", plain(text).replace("$", "").replace("’", "'").casefold()).strip(" .,;:!?\"'“”‘’`*_")
     return re.sub(r"^(?:the|an?) (?=\S)", "", text)

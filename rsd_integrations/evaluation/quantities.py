@@ -169,7 +169,7 @@ def _with_unit(value: Fraction, currency: str, rest: str, decimals: int) -> Quan
         return None
     units, nouns = unit_of(words)
     letters = any(len(word) == 1 and word not in "a/%°¢$€£¥₹" for word in words)
-    if letters and (currency or not units or (attached and words[0] in "LNJWV")):
+    if letters and (currency or not units or (attached and words[0] in "LNJWVK")):
         return None  # 5x is an expression, and $5m is five million
     return Quantity(value, UNITS[currency] if currency else units, frozenset() if currency else nouns, decimals)
 

@@ -37,7 +37,7 @@ def _units() -> dict[str, Unit]:
         "degrees": {"degree deg °": "1"},
         "celsius": {"°c celsius": "1"},
         "fahrenheit": {"°f fahrenheit": "1"},
-        "kelvin": {"kelvin": "1"},
+        "kelvin": {"K kelvin": "1"},
         "radians": {"rad radian": "1"},
         "power": {"W watt": "1", "kw kilowatt": "1000"},
         "energy": {"J joule": "1", "kj kilojoule": "1000"},

@@ -15,7 +15,7 @@ from rsd_integrations.langchain.agent_budget import AgentBudget, Budgets, RSDSta
 from rsd_integrations.langchain.agent_turn import ExitBehavior, Setup, Turn, as_draft, is_draft
 from rsd_integrations.langchain.fields import as_verifier
 from rsd_integrations.langchain.identities import model_name
-from rsd_integrations.langchain.judges import Scorer
+from rsd_integrations.langchain.judges import FunctionVerifier, Scorer
 from rsd_integrations.langchain.named_models import chat_model
 from rsd_integrations.langchain.tool_policies import ToolPolicies, as_words
 from rsd_integrations.langchain.wrapped_model import LangChainRole
@@ -127,8 +127,8 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         if judge is None and (asking := [one for one in self._setup.policies.all if one.needs_reward]):
             raise ConfigurationError(f"verifier= is missing: {as_words(asking[0])} needs its rewards")
         self._need_price(model_name(model))
-        if isinstance(judge, LangChainRole) and judge.price is None:
-            self._need_price(judge.name)
+        if isinstance(judge, Verifier):
+            self._need_price_of(judge)
 
     @property
     def name(self) -> str:
@@ -149,7 +149,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         """The agent's model call, drafted first."""
         if is_draft(request.model):
             return handler(request)
-        self._need_price(model_name(request.model))
+        self._need_prices(request)
         turn = Turn(self._setup, request, handler, blocking=True)
         self._run_of(turn).invoke({}, self._config)
         return turn.response
@@ -160,7 +160,7 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
         """The same, asynchronously."""
         if is_draft(request.model):
             return await handler(request)
-        self._need_price(model_name(request.model))
+        self._need_prices(request)
         turn = Turn(self._setup, request, handler, blocking=False)
         await self._run_of(turn).ainvoke({}, self._config)
         return turn.response
@@ -172,6 +172,16 @@ class RSDMiddleware(AgentMiddleware[RSDState]):
     @property
     def _config(self) -> RunnableConfig:
         return RunnableConfig(run_name=self.name)
+
+    def _need_prices(self, request: ModelRequest[Any]) -> None:
+        """The price of the agent's model, and of a verifier given by its spec, which is loaded here."""
+        self._need_price(model_name(request.model))
+        if self._setup.budgets.need_prices and (judge := self._setup.judge) is not None:
+            self._need_price_of(judge)
+
+    def _need_price_of(self, judge: Verifier) -> None:
+        if judge.price is None and not isinstance(judge, FunctionVerifier):
+            self._need_price(judge.name)
 
     def _need_price(self, model: str) -> None:
         if self._setup.budgets.need_prices and model not in self._setup.prices:

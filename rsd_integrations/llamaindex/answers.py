@@ -62,10 +62,11 @@ class Answer:
     Args:
         stop: Strings that end the answer.
         tools: Whether a text may contain tool calls.
+        single: Whether only the first of them may be executed.
     """
 
-    def __init__(self, stop: Sequence[str], *, tools: bool = False) -> None:
-        self.stop = stop
+    def __init__(self, stop: Sequence[str], *, tools: bool = False, single: bool = False) -> None:
+        self.stop, self._single = stop, single
         self.thought = ""
         """The thought before the answer."""
         self.text = ""
@@ -180,7 +181,7 @@ class Answer:
 
     def _add_call(self, call: tool_calls.ToolCall) -> None:
         arguments = tool_calls.parsed(call.arguments)
-        if call.name is None or not isinstance(arguments, dict):
+        if call.name is None or not isinstance(arguments, dict) or (self._single and self._blocks):
             self._invalid.append({"name": call.name, "args": call.arguments, "id": call.id})
         else:
             self._blocks.append(ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=arguments))

@@ -47,6 +47,8 @@ class Call:
         choice = {name: rest.pop(name) for name in _CHOICES if name in rest}
         self.inner: dict[str, Any] = {}
         """Options of the models' own calls."""
+        self.single = choice.get("allow_parallel_tool_calls") is False and not passes_on
+        """Whether only the first call of an answer may be executed."""
         if passes_on:
             self.inner = rest | (choice if self.tools else {})
             return

@@ -91,7 +91,8 @@ class RSDLLM(FunctionCallingLLM):
     `additional_kwargs["thinking_delta"]`. A completion has `additional_kwargs["thinking"]`.
 
     Tool calls are `ToolCallBlock`s of the message. Those that were cut or are not JSON are not executed: they are in
-    the response's `additional_kwargs["invalid_tool_calls"]`.
+    the response's `additional_kwargs["invalid_tool_calls"]`, as are those of a text after the first if
+    `allow_parallel_tool_calls` is false, as it is by default in `chat_with_tools` and `predict_and_call`.
 
     Responses contain the usage of their own call in `raw["usage"]` and `additional_kwargs`, and the trace of all steps
     with the cost of all models in `raw["rsd"]` (see `result_of`); for a stream, the last response does. Every step is
@@ -369,7 +370,7 @@ class RSDLLM(FunctionCallingLLM):
     def _decoder(self, call: Call) -> tuple[Decoder, Answer]:
         """The decoder of one call and its answer; models given by spec are loaded on first use."""
         settings, stop = self._resolve(call.own)
-        answer = Answer(stop, tools=bool(call.tools))
+        answer = Answer(stop, tools=bool(call.tools), single=call.single)
         if isinstance(self.decoder, Decoder):
             return self.decoder.with_settings(settings), answer
         set_here = [name for name in SENDS if call.own.get(name, getattr(self, name)) is not None]

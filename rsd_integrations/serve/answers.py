@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rsd_core import Event, Finished, Prompt, Result, StepFinished, TextStream
+from rsd_core import Event, Finished, Result, StepFinished, TextStream
 from rsd_core.stopping import stops_at
 from rsd_integrations.answer_forms import AnswerForm
 from rsd_integrations.tool_calls import ToolCall, ToolCallStream, new_id
@@ -109,16 +109,18 @@ def about(result: Result, *, trace: bool) -> dict[str, Any]:
     return told | {"trace": result.to_dict(rejected=False)} if trace else told
 
 
-def usage_of(results: Iterable[Result]) -> dict[str, Any]:
+def usage_of(answered: Iterable[Sequence[Result]]) -> dict[str, Any]:
     """Token counts as clients expect them, and under `rsd` the cost of all three roles.
 
     Clients expect the answer's own tokens: rejected drafts and the verifier's reading appear only under `rsd`.
+
+    Args:
+        answered: The results by prompt, which is counted once for all of its answers.
     """
-    results = list(results)
-    prompts: dict[Prompt, int] = {}
-    for result in results:  # 0 if an answer was cut before its prompt was read
-        prompts[result.prompt] = max(prompts.get(result.prompt, 0), result.prompt_tokens)
-    prompt = sum(prompts.values())
+    by_prompt = list(answered)
+    results = [result for own in by_prompt for result in own]
+    # 0 if an answer was cut before its prompt was read
+    prompt = sum(max((result.prompt_tokens for result in own), default=0) for own in by_prompt)
     written = sum(step.size for result in results for step in result.steps)
     thought = sum(step.size for result in results for step in result.steps if step.kind == "thought")
     bill: dict[str, dict[str, Any]] = {}

@@ -45,7 +45,7 @@ class Choices(ABC):
     def whole(self, job: Job) -> dict[str, Any]:
         """All answers in one object."""
         choices = [{**self.content(answer), **self._ended(answer)} for answer in job.answers]
-        return {**self._about, "object": self.kind, "choices": choices, "usage": usage_of(job.results)}
+        return {**self._about, "object": self.kind, "choices": choices, "usage": usage_of(job.answered)}
 
     def first(self, job: Job) -> Iterable[bytes]:  # noqa: ARG002
         """Nothing."""
@@ -61,7 +61,7 @@ class Choices(ABC):
     def last(self, job: Job) -> Iterator[bytes]:
         """The usage if requested, and the end marker."""
         if self._usage:
-            yield event({**self._about, "object": self.chunk, "choices": [], "usage": usage_of(job.results)})
+            yield event({**self._about, "object": self.chunk, "choices": [], "usage": usage_of(job.answered)})
         yield DONE
 
     def failed(self, error: ApiError) -> Iterator[bytes]:

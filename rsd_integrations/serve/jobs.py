@@ -53,6 +53,15 @@ class Job:
         """The results of the answers that have ended."""
         return [answer.result for answer in self.answers if answer.result is not None]
 
+    @property
+    def answered(self) -> list[list[Result]]:
+        """The same by prompt, also where two prompts are equal."""
+        told = [answer.result for answer in self.answers]
+        return [
+            [result for result in told[first : first + self.n] if result is not None]
+            for first in range(0, len(told), self.n)
+        ]
+
     async def run(self, admission: Admission, metrics: Metrics, tell: Tell) -> None:
         """Decode all answers. `Admission.enter` has admitted the request.
 

@@ -231,7 +231,7 @@ def _status(answer: Answer) -> str:
 
 def _usage(job: Job) -> dict[str, Any]:
     """A chat's usage under this API's names."""
-    usage = usage_of(job.results)
+    usage = usage_of(job.answered)
     return {
         "input_tokens": usage["prompt_tokens"],
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

@@ -27,6 +27,7 @@ from langgraph.types import Command
 from pydantic import BaseModel
 
 from rsd_core import ConfigurationError, Price
+from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.langchain import BudgetExceededError, ChatRSD, RSDMiddleware, get_rsd_bill_callback, result_of
 from rsd_integrations.langchain.agent_budget import RSDState
 from tests.langchain.fakes import Inner, always
@@ -128,6 +129,22 @@ def test_money_needs_prices_before_anything_is_called() -> None:
     with pytest.raises(ConfigurationError, match="needs the price of 'strong'"):
         agent.invoke(question(), thread())
     assert draft.asked == []
+
+
+@pytest.mark.parametrize("verifier", ["scripted:verifier", ScriptedVerifier([1.0] * 9)])
+def test_money_needs_the_price_of_every_verifier(verifier: Any) -> None:
+    # Without it, the cost of each call would be unknown, and no amount would ever be reached.
+    target, own = always("x", model_name="strong"), {"inner": (1e6, 1e6), "strong": (1e6, 1e6)}
+
+    def run(prices: dict[str, Any]) -> list[str]:
+        rsd = RSDMiddleware(always("x"), verifier, thread_budget={"max_cost": 1.0}, prices=prices)
+        agent = agent_of(rsd, target)
+        agent.invoke(question(), thread())
+        return authors(agent.invoke(question(), thread()))
+
+    with pytest.raises(ConfigurationError, match="needs the price of 'scripted verifier'"):
+        run(own)
+    assert run(own | {"scripted verifier": (0, 0)})[-1] == "limit"
 
 
 def test_a_verifier_that_is_a_function_costs_nothing() -> None:

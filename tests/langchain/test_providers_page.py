@@ -52,6 +52,12 @@ def test_all_classes_are_on_the_page() -> None:
     assert named == {*CHATS, *LLMS, "HuggingFacePipeline"}
 
 
+def test_openais_regional_hosts_continue_no_answer_either(served: Provider) -> None:
+    for host, refuses in (("api.openai.com", True), ("eu.api.openai.com", True), ("notapi.openai.com.example", False)):
+        inner = CHATS["ChatOpenAI"](served, base_url=f"https://{host}/v1")
+        assert ("trailing_assistant" not in modes(inner)) is refuses, host
+
+
 @pytest.mark.parametrize(("name", "responses", "sampling", "top_k", "cap", "seed", "prefixes"), ROWS)
 def test_the_table_holds(
     name: str, responses: str, sampling: str, top_k: str, cap: str, seed: str, prefixes: str, served: Provider

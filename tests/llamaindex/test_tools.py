@@ -341,6 +341,21 @@ async def test_models_of_text_call_tools_in_steps(face: str) -> None:
         llm.chat_with_tools([Bank().tool], user_msg="q", tool_choice="transfer")
 
 
+@pytest.mark.parametrize(("options", "executed"), [({}, 1), ({"allow_parallel_tool_calls": True}, 2)])
+def test_of_a_texts_calls_only_the_first_is_executed_unless_several_are_allowed(
+    options: dict[str, Any], executed: int
+) -> None:
+    bank, one = Bank(), '<tool_call>\n{{"name": "transfer", "arguments": {{"amount": {}}}}}\n</tool_call>'
+    text = "\n".join(one.format(amount) for amount in (1, 2))
+    made = {"draft": reading(ScriptedDrafter, text), "target": reading(ScriptedTarget, text)}
+    llm = RSDLLM(**made, verifier=ScriptedVerifier([0.9, 0.9]))
+    response = llm.chat_with_tools([bank.tool], user_msg="Move 1 and 2.", **options)
+    assert len(llm.get_tool_calls_from_response(response)) == executed
+    assert len(response.additional_kwargs.get("invalid_tool_calls", [])) == 2 - executed
+    llm.predict_and_call([bank.tool], user_msg="Move 1 and 2.", **options)
+    assert [amount for amount, _ in bank.moved] == [1, 2][:executed]
+
+
 def test_models_of_text_see_no_tool_that_must_not_be_called() -> None:
     target, step = reading(ScriptedTarget, "x"), "One."
     llm = RSDLLM(draft=reading(ScriptedDrafter, step), target=target, verifier=ScriptedVerifier([0.1]))

@@ -122,6 +122,13 @@ def test_usage_counts_the_answers_own_tokens_and_the_bill_is_that_of_the_ledger(
     assert usage["rsd"]["drafter"]["generated"] > own - result.ledger.target.generated  # the rejected draft
 
 
+def test_usage_counts_each_prompt_of_a_request_even_if_two_are_equal() -> None:
+    body = {"model": "rsd", "prompt": [QUESTION, QUESTION], "n": 2}
+    with running(decoders={"rsd": scripted(["one"])}) as server:
+        usage = server.client.post("/v1/completions", json=body).json()["usage"]
+    assert usage["prompt_tokens"] == 2 * len(QUESTION.split())
+
+
 def test_finish_reason_and_handled_faults_are_reported() -> None:
     decoder = scripted([RuntimeError("out of memory"), "two\n\n", "three"])
     with running(decoders={"rsd": decoder}) as server:

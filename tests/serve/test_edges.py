@@ -233,7 +233,7 @@ def test_the_prompt_is_counted_also_where_the_last_answer_never_read_it() -> Non
     decoder, gone = scripted(), Cancellation()
     gone.cancel()
     results = [decoder.run(QUESTION), decoder.run(QUESTION, repeat=1, cancel=gone)]
-    assert usage_of(results)["prompt_tokens"] == len(QUESTION.split())
+    assert usage_of([results])["prompt_tokens"] == len(QUESTION.split())
 
 
 def test_mounted_the_models_are_loaded_once_and_why_they_cannot_be_is_for_the_log(
