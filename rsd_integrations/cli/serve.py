@@ -188,7 +188,7 @@ def _log_to_stderr() -> None:
     for name in ("rsd_core", "rsd_integrations", "uvicorn.error"):
         own = logging.getLogger(name)
         own.setLevel(logging.INFO if name.startswith("rsd") else logging.WARNING)
-        own.addHandler(handler)
+        own.handlers = [handler]  # in place of the other commands' own
         own.propagate = False
 
 

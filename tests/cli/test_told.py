@@ -1,6 +1,8 @@
 """What a command leaves out, replaces or ignores, it tells: options that have no effect are refused."""
 
 import json
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from typer.testing import CliRunner, Result
 from rsd_core import Path as StepPath
 from rsd_core import RSDConfig, RSDError, Step
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
-from rsd_integrations.cli.app import app
+from rsd_integrations.cli.app import app, main
 from rsd_integrations.cli.run import _know_no_system_prompt
 from rsd_integrations.cli.speculation import _texts
 
@@ -47,6 +49,25 @@ def gone_at_the_last(path: StepPath, _: Step) -> float:
 
 def rsd(*words: str) -> Result:
     return CliRunner().invoke(app, list(words), env={"COLUMNS": "300"})
+
+
+def test_commands_show_what_degrades_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("warnings.showwarning", warnings.showwarning)
+    monkeypatch.setattr("sys.argv", ["rsd", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    capsys.readouterr()
+    ours, core = logging.getLogger("rsd_integrations.ray.pool"), logging.getLogger("rsd_core.calls")
+    for died, why in ((3, "gone"), (2, "gone"), (1, "no memory")):
+        ours.warning("an actor died; its %d requests are repeated: %s", died, why)
+    ours.info("a retry")
+    core.warning("step %d: %s", 1, "drafter_error")  # summed up at the end
+    core.error("an observer failed")
+    assert capsys.readouterr().err.splitlines() == [
+        "Warning: an actor died; its 3 requests are repeated: gone",
+        "Warning: an actor died; its 1 requests are repeated: no memory",
+        "Error: an observer failed",
+    ]
 
 
 @pytest.mark.usefixtures("models")
