@@ -34,6 +34,7 @@ from rsd_integrations.cli.options import (
 )
 from rsd_integrations.cli.progress import batch_progress
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
+from rsd_integrations.cli.unused import refuse_unused
 from rsd_integrations.data_files import check_journal_format, check_written_format
 from rsd_integrations.display.reading import counted, duration, spending
 
@@ -114,6 +115,18 @@ def batch(
         delimiter=delimiter,
         max_tokens=max_tokens,
         max_thought_tokens=max_thought_tokens,
+        lookahead=lookahead,
+        hedge=hedge,
+    )
+    refuse_unused(
+        rsd_config,
+        data,
+        f"--config {config}",
+        draft=draft,
+        target=target,
+        verifier=verifier,
+        policy=policy,
+        temperature=temperature,
         lookahead=lookahead,
         hedge=hedge,
     )

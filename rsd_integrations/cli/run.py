@@ -32,6 +32,7 @@ from rsd_integrations.cli.options import (
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.cli.starting import without_collection
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
+from rsd_integrations.cli.unused import refuse_unused
 from rsd_integrations.cli.waits import Waits
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.output_files import write_output
@@ -86,6 +87,18 @@ def run(
         delimiter=delimiter,
         max_tokens=max_tokens,
         max_thought_tokens=max_thought_tokens,
+        lookahead=lookahead,
+        hedge=hedge,
+    )
+    refuse_unused(
+        rsd_config,
+        data,
+        f"--config {config}",
+        draft=draft,
+        target=target,
+        verifier=verifier,
+        policy=policy,
+        temperature=temperature,
         lookahead=lookahead,
         hedge=hedge,
     )

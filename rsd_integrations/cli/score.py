@@ -216,8 +216,11 @@ def processbench(
         say(f"Warning: {silent} of {steps} got no reward, and count as right", "yellow")
     written(out)
     failed = sum(split.failed for split in report.splits)
-    if failed == sum(split.wrong + split.right for split in report.splits):
+    solutions = sum(split.wrong + split.right for split in report.splits)
+    if failed == solutions:
         end_if_idle([never_worked("verifier", failed, report.errors[-1])], "Fix the cause, then run again")
+    if failed:
+        raise RSDError(f"{failed} of {solutions} solutions could not be scored, and count as failures")
 
 
 def processbench_table(report: ProcessBenchReport) -> Table:
