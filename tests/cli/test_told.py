@@ -276,6 +276,15 @@ def test_options_without_effect_are_refused_by_other_commands(tmp_path: Path) ->
         assert f"{option} {value} only applies to checkpoints" in told
 
 
+@pytest.mark.usefixtures("models")
+def test_a_splitter_of_steps_is_refused(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"problem": "p", "steps": ["a"]}, {"problem": "p", "solution": "a"}]
+    words = ["--verifier", "scripted:verifier", "--splitter", "line"]
+    told = rsd("score", written(tmp_path / "a.jsonl", rows[0]), *words)
+    assert str(told.exception).startswith("--splitter line cuts a `solution`, and all entries of")
+    assert rsd("score", written(tmp_path / "b.jsonl", *rows), *words).exit_code == 0
+
+
 def test_processbench_is_no_success_if_some_solutions_were_not_scored(models: dict[str, Any], tmp_path: Path) -> None:
     rows = [LABELLED, LABELLED | {"problem": "q 2"}]
     words = ["eval", "--task", "processbench", "--data", written(tmp_path / "math.jsonl", *rows)]
