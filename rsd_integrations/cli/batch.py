@@ -159,6 +159,8 @@ def batch(
     if rows is not None:
         write_rows(out, problems, rows)
         say(f"written to {rows}")
+    for line in counts.faults.abstentions:
+        say(f"Warning: {line}", "yellow")
     end_if_idle(counts.faults.never_worked, "Fix the cause, then run the same command again: it retries them")
     if counts.refused:
         bad = next(problem.error for problem in problems if problem.error is not None)

@@ -216,7 +216,7 @@ def eval_(
         reports.append(report)
         _write(reports, len(runs), json_file, markdown_file, rows)
         Terminal().print(*eval_tables(reports[-1]), sep="\n")
-        for line in reports[-1].faults:
+        for line in (*reports[-1].faults, *reports[-1].abstentions):
             say(f"Warning: {line}", "yellow")
     for file, report in zip(plots, reports, strict=False):
         draw(file, partial(accuracy_against_cost, report))

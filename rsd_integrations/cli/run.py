@@ -135,6 +135,8 @@ def run(
         say(f"written to {html}")
     faults = RoleFaults()
     faults.add(result)
+    for line in faults.abstentions:
+        say(f"Warning: {line}", "yellow")
     end_if_idle(faults.never_worked, "Fix the cause, then run again")
 
 

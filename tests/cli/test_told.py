@@ -301,3 +301,22 @@ def test_a_file_without_corrections_is_told(tmp_path: Path) -> None:
     shown = rsd(*words)
     assert "Warning: the target replaced no token" in shown.stderr
     assert "0 pairs" in shown.stdout
+
+
+def test_a_verifier_that_always_abstains_is_told(models: dict[str, Any], few: str, tmp_path: Path) -> None:
+    models["scripted:verifier"] = ScriptedVerifier([None])
+    journal = ["--journal", str(tmp_path / "journal.jsonl")]
+    prompts = written(tmp_path / "prompts.jsonl", "q", "r")
+    told = "the verifier abstained on all %d steps that it was given, so rewards decided nothing"
+    for words, steps in (
+        (["run", "q"], 2),
+        (["batch", prompts, "--out", str(tmp_path / "out.jsonl")], 4),
+        (["eval", "--task", few, "--all", "--methods", "rsd;target", *journal], 6),
+        (["eval", "--task", few, "--all", "--methods", "rsd;target", *journal], 6),
+    ):
+        shown = rsd(*words, *SCRIPTED)
+        assert shown.exit_code == 0
+        lines = [line for line in shown.stderr.splitlines() if "abstained" in line]
+        assert lines == ["Warning: " + "rsd: " * (words[0] == "eval") + told % steps]
+    models["scripted:verifier"] = ScriptedVerifier([None, 0.9])
+    assert "abstained" not in rsd("run", "q", *SCRIPTED).stderr
