@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rsd_core import Finished, RSDConfig, as_prompt
+from rsd_core import Finished, RSDConfig, RSDError, as_prompt
 from rsd_core.control_characters import visible
 from rsd_core.prompts import STEP_BY_STEP
 from rsd_integrations.cli.options import (
@@ -102,6 +102,8 @@ def run(
         lookahead=lookahead,
         hedge=hedge,
     )
+    if thoughts and as_json and html is None:
+        raise RSDError("--thoughts has no effect with --json, which has whole thoughts; remove it")
     item = next(problems("test", DEMO_SEED if seed is None else seed)) if question is None else None
     asked = item.question if item is not None else str(question)
     as_prompt(asked)  # reports a mistake before any model is loaded

@@ -276,6 +276,10 @@ def test_options_without_effect_are_refused_by_other_commands(tmp_path: Path) ->
         assert f"{option} {value} only applies to checkpoints" in told
 
 
+def test_whole_thoughts_are_not_asked_for_twice() -> None:
+    assert "--thoughts has no effect with --json" in str(rsd("run", "q", "--json", "--thoughts").exception)
+
+
 @pytest.mark.usefixtures("models")
 def test_a_splitter_of_steps_is_refused(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"problem": "p", "steps": ["a"]}, {"problem": "p", "solution": "a"}]
