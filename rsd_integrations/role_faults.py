@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rsd_core import Result
-from rsd_integrations.display.reading import counted
 
 Helper = Literal["drafter", "verifier"]
 """Roles whose faults a request survives; a failing target ends it."""
@@ -33,7 +32,7 @@ def abstentions(result: Result) -> int:
 
 def always_abstained(steps: int) -> str:
     """The message about a verifier that gave no reward at all."""
-    return f"the verifier abstained on all {counted(steps, 'step')} that it was given, so rewards decided nothing"
+    return f"the verifier abstained on every step that it was given ({steps}), so rewards decided nothing"
 
 
 @dataclass(slots=True)

@@ -311,7 +311,7 @@ def test_a_verifier_that_always_abstains_is_told(models: dict[str, Any], few: st
     models["scripted:verifier"] = ScriptedVerifier([None])
     journal = ["--journal", str(tmp_path / "journal.jsonl")]
     prompts = written(tmp_path / "prompts.jsonl", "q", "r")
-    told = "the verifier abstained on all %d steps that it was given, so rewards decided nothing"
+    told = "the verifier abstained on every step that it was given (%d), so rewards decided nothing"
     for words, steps in (
         (["run", "q"], 2),
         (["batch", prompts, "--out", str(tmp_path / "out.jsonl")], 4),
