@@ -6,11 +6,10 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from rsd_core.checks import checked_entropy, checked_likelihoods, checked_scores, checked_steps
 from rsd_core.concurrency import ended_process
-from rsd_core.control_characters import visible
 from rsd_core.errors import (
     ConfigurationError,
     DrafterError,
@@ -159,15 +158,15 @@ class Calls:
                 raise VerifierError(message) from error
             self._fault(request, "verifier", error)
             return ()
-        request.ledger.verifier.abstained += scores.rewards.count(None)
+        abstained = scores.rewards.count(None)
+        request.ledger.verifier.abstained += abstained
+        if self._health.silent is not None:
+            self._health.scored(verifier, rewarded=abstained < len(nonblank))
+            self._health.warn()
         if len(nonblank) == len(candidates):
             return scores.rewards
         rewards = iter(scores.rewards)
-        judged = [bool(step.text.strip()) for step in candidates]
-        return tuple(
-            None if step in marks else next(rewards) if text else 0.0
-            for step, text in zip(candidates, judged, strict=True)
-        )
+        return tuple([None if step in marks else next(rewards) if step.text.strip() else 0.0 for step in candidates])
 
     def target_is_spent(self, request: Request, target: Target, reads: int | None = None) -> bool:
         """Whether a limit rules the target out, so that the draft must be kept; noted once a step, if so.
@@ -177,7 +176,7 @@ class Calls:
         room, limit = self._target_room(request, target, reads or request.read_at_most)
         noted = (request.index, "target_limit") in [(last.step, last.kind) for last in request.degradations[-1:]]
         if room < 1 and not noted:
-            self._degrade(request, "target_limit", f"{limit} is reached: the draft is kept whatever its reward")
+            request.degrade("target_limit", f"{limit} is reached: the draft is kept whatever its reward")
         return room < 1
 
     async def replace(
@@ -340,19 +339,10 @@ class Calls:
     def _fault(self, request: Request, role: Role, error: Exception, then: str = "") -> None:
         """Note a fault of a role that the request recovers from."""
         self._raise_if_unrecoverable(request, error)
-        kinds: dict[Role, DegradationKind] = {
-            "drafter": "drafter_error",
-            "verifier": "verifier_error",
-            "target": "target_error",
-        }
-        self._degrade(request, kinds[role], f"{type(error).__name__}: {error}{then}", error)
+        kind = cast("DegradationKind", f"{role}_error")
+        request.degrade(kind, f"{type(error).__name__}: {error}{then}")
+        logger.debug("step %d: %s", request.index, kind, exc_info=error)
         self._health.warn()
-
-    def _degrade(self, request: Request, kind: DegradationKind, message: str, error: Exception | None = None) -> None:
-        request.degrade(kind, message)
-        logger.warning("step %d: %s: %s", request.index, kind, visible(message))
-        if error is not None:
-            logger.debug("step %d: %s", request.index, kind, exc_info=error)
 
     def _raise_if_unrecoverable(self, request: Request, error: Exception) -> None:
         """Raise what no rule applies to, and what the caller has to put right, unless text is written already."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
@@ -37,8 +36,6 @@ from rsd_core.stopping import as_stop
 from rsd_core.thoughts.agreement import agree
 from rsd_core.thoughts.markers import Thinking
 from rsd_core.thoughts.reading import reader_of
-
-logger = logging.getLogger(__name__)
 
 
 class RequestOptions(TypedDict, total=False):
@@ -336,9 +333,7 @@ class Decoder(ABC):
         inside = reader.in_thought or (request.reasons and last is not None)
         if (inside and (last or reason == "stop")) or (last and reader.state == "closed" and last.native is None):
             where = "inside of" if inside else "with"
-            message = f"the response ended {where} its thought ({reason}): there is no answer"
-            request.degrade("no_answer", message)
-            logger.warning("step %d: no_answer: %s", request.index, message)
+            request.degrade("no_answer", f"the response ended {where} its thought ({reason}): there is no answer")
         rate = None if self.target is None else self.target.flops_per_token
         if rate is not None:
             tokens = request.progress.tokens

@@ -100,7 +100,7 @@ def may_pass(error: Exception) -> bool:
 
 
 class RoleWarning(UserWarning):
-    """A drafter, verifier or target has failed, or a judge gave no score, at every call so far: answers suffer."""
+    """A drafter, verifier or target has failed, or a verifier gave no reward, at every call so far: answers suffer."""
 
 
 class BatchError(RunError):

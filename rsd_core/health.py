@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from rsd_core.control_characters import visible
 from rsd_core.errors import RoleWarning, may_pass
+from rsd_core.interfaces import Verifier
 from rsd_core.ledger import Role
 
 FIRST_CALLS = 8
@@ -24,6 +25,8 @@ class Health:
         self._consequence = consequence
         self.unproven: dict[Role, int] = {"drafter": 0, "verifier": 0, "target": 0}
         """Failed calls of the roles that have not worked yet and were not reported."""
+        self.silent: int | None = 0
+        """Calls at which the verifier abstained from all; None after its first reward, or once that was reported."""
         self._notices: list[str] = []
 
     def worked(self, role: Role) -> None:
@@ -42,6 +45,14 @@ class Health:
             why = visible("; ".join([str(error), *getattr(error, "__notes__", ())]))
             often = f"at its first {failed} calls" if failed > 1 else "at its first call"
             self._notices.append(f"the {role} has failed {often}: {why}; {then}")
+
+    def scored(self, verifier: Verifier, *, rewarded: bool) -> None:
+        """A verifier answered; noted if it gave no reward at any of its first calls, unless it may abstain."""
+        self.silent = None if rewarded or verifier.may_abstain or self.silent is None else self.silent + 1
+        if self.silent == FIRST_CALLS:
+            self.silent = None
+            told = f"the verifier {visible(verifier.name)} gave no reward at any of its first {FIRST_CALLS} calls"
+            self._notices.append(f"{told}: it abstains, so that rewards decide nothing")
 
     def warn(self) -> None:
         """Issue the noted warnings; separate, since a warning turned into an error is not a role's fault."""

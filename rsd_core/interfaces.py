@@ -198,6 +198,8 @@ class Verifier(Model):
     """A verifier that judges on the same scale, better and at a higher cost, where the policy finds that worthwhile."""
     threshold: float | None = None
     """The reward around which its verdicts hold, if its rewards are coarse elsewhere; None if all are exact."""
+    may_abstain: bool = False
+    """Whether it says itself that it always abstains, or may well do so; a `RoleWarning` tells of all others."""
 
     @abstractmethod
     async def score(self, path: Path, steps: Sequence[Step]) -> Scores:

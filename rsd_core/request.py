@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from rsd_core.control_characters import visible
 from rsd_core.events import Degraded
 from rsd_core.ledger import Ledger
 from rsd_core.paths import Path, Prompt, Step
@@ -182,8 +183,7 @@ class Request:
 
     def _note_closing(self, step: int, why: str | None = None) -> None:
         limit = why or f"max_thought_tokens={self.terms.limits.max_thought_tokens} is reached: the thought was closed"
-        self.degradations.append(Degradation(step, "thought_limit", limit))
-        logger.warning("step %d: thought_limit: %s", step, limit)
+        self.degrade("thought_limit", limit, step)
 
     def rate(self, reward: float | None) -> StepRecord:
         """Note the reward of the last step, which the target wrote."""
@@ -202,9 +202,11 @@ class Request:
             gone = {id(step) for step in drafts}
             self.undecided = tuple(step for step in self.undecided if id(step) not in gone)
 
-    def degrade(self, kind: DegradationKind, message: str) -> None:
-        """Note a degradation: a fault or limit that the request recovered from."""
-        self.degradations.append(Degradation(self.index, kind, message))
+    def degrade(self, kind: DegradationKind, message: str, step: int | None = None) -> None:
+        """Note and log a degradation, by default of the next step: a fault or limit that the request recovered from."""
+        at = self.index if step is None else step
+        self.degradations.append(Degradation(at, kind, message))
+        logger.warning("step %d: %s: %s", at, kind, visible(message))
 
     @property
     def has_notices(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -41,6 +42,13 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test's commands add to loggers, which would print in later tests."""
+    for package in ("rsd_core", "rsd_integrations"):
+        monkeypatch.setattr(logging.getLogger(package), "handlers", [])
 
 
 @pytest.fixture(autouse=True)

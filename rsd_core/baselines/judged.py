@@ -89,6 +89,8 @@ class _Reply(NamedTuple):
 class _Asks(Verifier):
     """Base of verifiers that ask a generating model for a number."""
 
+    may_abstain = True
+
     def __init__(self, target: Target, kind: str) -> None:
         require("target", target, Target)
         self.name = f"{target.name} as {kind}"

@@ -77,9 +77,7 @@ class Abstentions:
             self._silent = None
             return
         logger.info("%s abstains: no score in %r", judge, reply[-200:])
-        if self._silent is None:
-            return
-        self._silent += 1
+        self._silent = None if self._silent is None else self._silent + 1
         if self._silent == FIRST_CALLS:
             self._silent = None
             warnings.warn(

@@ -21,7 +21,7 @@ from rsd_integrations.data_sources import DatasetSource
 from rsd_integrations.jsonl import Line
 from rsd_integrations.role_faults import RoleFaults
 
-notices = logging.getLogger("rsd_integrations.notices")
+logger = logging.getLogger(__name__)
 
 FORM = 'a line is "TEXT" or {"prompt": TEXT or MESSAGES, "id": NAME}'
 
@@ -139,7 +139,7 @@ def _column(source: Path | str, lines: Sequence[Line], named: str | None) -> str
             f"{source}: none of its columns looks like prompts ({', '.join(map(repr, columns))}); name the one that "
             "is: --prompt COLUMN (in Python, prompt=)"
         )
-    notices.warning("%s: prompts are read from the column %r; --prompt names another one", source, found)
+    logger.warning("%s: prompts are read from the column %r; --prompt names another one", source, found)
     return found
 
 

@@ -62,24 +62,31 @@ def _root(
     pass
 
 
-class _Notices(logging.Handler):
-    """Prints the notices that users must see."""
+class _Shown(logging.Handler):
+    """Prints each message once, whatever its numbers."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._said: set[tuple[str, ...]] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         from rsd_integrations.cli.terminal import say
 
-        say(f"Warning: {record.getMessage()}", "yellow")
+        message = (str(record.msg), *(str(part) for part in record.args or () if not isinstance(part, int | float)))
+        if message not in self._said:
+            self._said.add(message)
+            say(f"{record.levelname.capitalize()}: {record.getMessage()}", "yellow")
 
 
-_notices = _Notices()
+_SHOWN = {"rsd_core": _Shown(logging.ERROR), "rsd_integrations": _Shown(logging.WARNING)}
+"""What commands show of the logs: the core's warnings are faults of single steps, which each command sums up."""
 
 
 def main() -> None:
     """Entry point: errors of this project are reported in one line, without a traceback."""
     warnings.showwarning = _show_warning
-    for package in ("rsd_core", "rsd_integrations"):  # commands report errors themselves, once
-        logging.getLogger(package).addHandler(logging.NullHandler())
-    logging.getLogger("rsd_integrations.notices").addHandler(_notices)
+    for package, handler in _SHOWN.items():
+        logging.getLogger(package).addHandler(handler)
     try:
         app()
     except KeyboardInterrupt:

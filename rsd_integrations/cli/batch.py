@@ -34,6 +34,7 @@ from rsd_integrations.cli.options import (
 )
 from rsd_integrations.cli.progress import batch_progress
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
+from rsd_integrations.cli.unused import refuse_unused
 from rsd_integrations.data_files import check_journal_format, check_written_format
 from rsd_integrations.display.reading import counted, duration, spending
 
@@ -117,6 +118,18 @@ def batch(
         lookahead=lookahead,
         hedge=hedge,
     )
+    refuse_unused(
+        rsd_config,
+        data,
+        f"--config {config}",
+        draft=draft,
+        target=target,
+        verifier=verifier,
+        policy=policy,
+        temperature=temperature,
+        lookahead=lookahead,
+        hedge=hedge,
+    )
     check_outputs(out=out, rows=rows)
     check_journal_format(out, "--out")
     if rows is not None:
@@ -146,6 +159,8 @@ def batch(
     if rows is not None:
         write_rows(out, problems, rows)
         say(f"written to {rows}")
+    for line in counts.faults.abstentions:
+        say(f"Warning: {line}", "yellow")
     end_if_idle(counts.faults.never_worked, "Fix the cause, then run the same command again: it retries them")
     if counts.refused:
         bad = next(problem.error for problem in problems if problem.error is not None)

@@ -28,7 +28,7 @@ from rsd_integrations.cli.options import (
     count_of,
     read_mapping,
 )
-from rsd_integrations.cli.terminal import Terminal, plain, resumable, say, written
+from rsd_integrations.cli.terminal import Terminal, plain, resumable, written
 from rsd_integrations.display.reading import amount, counted, digits, unit_of
 from rsd_integrations.evaluation import Calibration, calibrate, find_task
 from rsd_integrations.evaluation.calibration import Row, write_policy
@@ -103,9 +103,6 @@ def calibrate_(
     if out is not None:
         write_policy(chosen, out)
     _write_calibration(calibration, rsd_config, json_file, chosen, label)
-    if calibration.left_out:
-        last = calibration.left_out[-1].reason
-        say(f"{len(calibration.left_out)} of {len(items)} problems are left out, the last one because {last}", "yellow")
     if plot is not None:
         draw(plot, partial(plot_calibration, calibration))
     written(out, json_file, plot)

@@ -21,7 +21,9 @@ def merge(
     method: Annotated[str, typer.Option(help="linear or ties.")] = "linear",
     weight: Annotated[float, typer.Option(help="Weight of the reward model, in [0, 1].")] = 0.5,
     base: Annotated[str | None, typer.Option(help="The model that both were trained from; needed by ties.")] = None,
-    density: Annotated[float, typer.Option(help="Share of changes that each model keeps under ties, in (0, 1].")] = 0.5,
+    density: Annotated[
+        float | None, typer.Option(help="Share of changes that each model keeps under ties, in (0, 1]; 0.5 by default.")
+    ] = None,
 ) -> None:
     """Merge a language model and a reward model of the same base into one that plays both roles.
 
@@ -31,9 +33,14 @@ def merge(
 
     if method not in ("linear", "ties"):
         raise ConfigurationError(f"--method {method!r} is unknown; choose linear or ties")
+    if method == "linear":
+        for option, value in (("--base", base), ("--density", density)):
+            if value is not None:
+                raise ConfigurationError(f"{option} {value} only applies to --method ties")
     chosen: Any = method
+    share = 0.5 if density is None else density
     with new_folder(out) as fresh:
-        merging.merge(writer, rewarder, fresh, method=chosen, weight=weight, base=base, density=density)
+        merging.merge(writer, rewarder, fresh, method=chosen, weight=weight, base=base, density=share)
     Terminal().print(plain(f"written to {out}: --draft hf:{out} --verifier shared:{out}"))
 
 

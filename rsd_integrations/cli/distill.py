@@ -42,8 +42,9 @@ def distill_exits(
         str | None, typer.Option(help="Layers below each head: 6,12,18. By default six heads, from a quarter on.")
     ] = None,
     n: Annotated[
-        int, typer.Option("--n", min=1, help="Problems that the embedded family solves, without --data.")
-    ] = 2600,
+        int | None,
+        typer.Option("--n", min=1, help="Problems that the embedded family solves, without --data; 2600 by default."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of those problems, and of training.")] = 0,
 ) -> None:
     """Train exits for a reward model: it then stops at a middle layer if two heads agree about the threshold.
@@ -60,16 +61,19 @@ def distill_exits(
     places = _places(layers)
     if data is None and model.partition(":")[2] != "prm":
         raise ConfigurationError(f"{model} needs --data: solutions as for `rsd score`, like those it will judge")
+    if data is not None and n is not None:
+        raise ConfigurationError(f"--n {n} only applies without --data, all of whose solutions are used; remove it")
     given = None if data is None else read_solutions(data)
+    problems = 2600 if n is None else n
     from rsd_integrations.huggingface import distilling, early_exit
 
     distilling.check_request(threshold, agreement, places, _depth(checkpoint))
-    if given is None and n < (least := ceil(distilling.least_steps(agreement) / STEPS)):
+    if given is None and problems < (least := ceil(distilling.least_steps(agreement) / STEPS)):
         raise ConfigurationError(
-            f"--n {n} is too few problems to show --agreement {agreement}; give at least {least}, better 2600"
+            f"--n {problems} is too few problems to show --agreement {agreement}; give at least {least}, better 2600"
         )
     terminal = Terminal(stderr=True)
-    solutions = _embedded(n, seed) if given is None else given
+    solutions = _embedded(problems, seed) if given is None else given
     exits = distilling.distil(
         checkpoint,
         [[at for at in solution.paths() if is_judged(*at)] for solution in solutions],

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsd_core import RSDConfig, RSDError
+from rsd_core import RSDConfig, RSDError, parse_method
 from rsd_integrations.cli.eval_tables import eval_tables
 from rsd_integrations.cli.options import (
     Concurrency,
@@ -35,6 +35,7 @@ from rsd_integrations.cli.options import (
 from rsd_integrations.cli.progress import eval_progress
 from rsd_integrations.cli.score import processbench
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say, written
+from rsd_integrations.cli.unused import idle_options, them
 from rsd_integrations.data_files import FILES, check_journal_format, check_written_format
 from rsd_integrations.display.reading import counted
 from rsd_integrations.evaluation import Evaluation, Report, evaluate, markdown
@@ -183,6 +184,8 @@ def eval_(
         )
         for run in (runs[:1] if task is not None else runs)
     ]
+    words = {"policy": policy, "temperature": temperature}
+    _refuse_idle(runs, settings(1), **words, **({"lookahead": lookahead, "hedge": hedge} if tape is None else {}))
     if tape is not None and task is None:
         for run in runs:
             _check_here(run.task)
@@ -213,7 +216,7 @@ def eval_(
         reports.append(report)
         _write(reports, len(runs), json_file, markdown_file, rows)
         Terminal().print(*eval_tables(reports[-1]), sep="\n")
-        for line in reports[-1].faults:
+        for line in (*reports[-1].faults, *reports[-1].abstentions):
             say(f"Warning: {line}", "yellow")
     for file, report in zip(plots, reports, strict=False):
         draw(file, partial(accuracy_against_cost, report))
@@ -223,9 +226,9 @@ def eval_(
         (f"{name}: {line}" for name, lines in idle for line in lines),
         "These figures are not the method's. Fix the cause, then run the same command again",
     )
-    methods = [method for report in reports for method in report.methods.values()]
-    if failed := sum(method.errors for method in methods):
-        asked = counted(sum(method.n for method in methods), "answer")
+    measured = [method for report in reports for method in report.methods.values()]
+    if failed := sum(method.errors for method in measured):
+        asked = counted(sum(method.n for method in measured), "answer")
         again = "the same command retries them" if journal is not None else "with --journal FILE, only they are retried"
         raise RSDError(f"{failed} of {asked} failed and were graded as far as they were written. Run again: {again}")
 
@@ -329,6 +332,13 @@ def _tell_of_method(config: dict[str, Any], source: str) -> None:
     """Report the method of a configuration, which other commands use."""
     if config.get("method") is not None and source:
         say(f"Warning: the method in {source} is not used here; --methods names those to compare", "yellow")
+
+
+def _refuse_idle(runs: list[_Run], config: RSDConfig, **options: Any) -> None:
+    """Refuse options that none of the methods uses."""
+    compared = [parse_method(method) for run in runs for method in run.methods]
+    if idle := idle_options(compared, config.settings, **options):
+        raise RSDError(f"none of the methods uses {', '.join(idle)}: remove {them(idle)}, or name a method that does")
 
 
 def _refuse_for_methods(options: dict[str, object]) -> None:

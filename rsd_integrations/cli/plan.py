@@ -52,6 +52,9 @@ def plan(
     files = [(rest, spec) for kind, rest, spec in found if kind == "gguf"]
     if not found:
         raise SpecError(f"{', '.join(specs)}: no weights to load, so there is nothing to plan")
+    for option, value in (("--dtype", dtype), ("--device", device)):
+        if value is not None and not checkpoints:
+            raise SpecError(f"{option} {value} only applies to checkpoints, and there are only GGUF files; remove it")
     on_machine = _gguf(files)
     own = [one.weights for one in on_machine]
     if not checkpoints:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rsd_core import Finished, RSDConfig, as_prompt
+from rsd_core import Finished, RSDConfig, RSDError, as_prompt
 from rsd_core.control_characters import visible
 from rsd_core.prompts import STEP_BY_STEP
 from rsd_integrations.cli.options import (
@@ -32,6 +32,7 @@ from rsd_integrations.cli.options import (
 from rsd_integrations.cli.show import RunView
 from rsd_integrations.cli.starting import without_collection
 from rsd_integrations.cli.terminal import Terminal, end_if_idle, resumable, say
+from rsd_integrations.cli.unused import refuse_unused
 from rsd_integrations.cli.waits import Waits
 from rsd_integrations.embedded.task import problems
 from rsd_integrations.output_files import write_output
@@ -89,6 +90,20 @@ def run(
         lookahead=lookahead,
         hedge=hedge,
     )
+    refuse_unused(
+        rsd_config,
+        data,
+        f"--config {config}",
+        draft=draft,
+        target=target,
+        verifier=verifier,
+        policy=policy,
+        temperature=temperature,
+        lookahead=lookahead,
+        hedge=hedge,
+    )
+    if thoughts and as_json and html is None:
+        raise RSDError("--thoughts has no effect with --json, which has whole thoughts; remove it")
     item = next(problems("test", DEMO_SEED if seed is None else seed)) if question is None else None
     asked = item.question if item is not None else str(question)
     as_prompt(asked)  # reports a mistake before any model is loaded
@@ -122,6 +137,8 @@ def run(
         say(f"written to {html}")
     faults = RoleFaults()
     faults.add(result)
+    for line in faults.abstentions:
+        say(f"Warning: {line}", "yellow")
     end_if_idle(faults.never_worked, "Fix the cause, then run again")
 
 

@@ -46,14 +46,14 @@ def score(
         str, typer.Option("--verifier", metavar="SPEC", help="Any verifier. `rsd models` lists specs.")
     ] = "embedded:verifier",
     splitter: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--splitter",
             metavar="HOW",
-            help="Where to cut a `solution`: blank_line, line, sentence, words, marked (Step 1: …), marked:PATTERN, "
-            "a splitter of a package, or a text between steps. `steps` are not cut.",
+            help="Where to cut a `solution`: blank_line (the default), line, sentence, words, marked (Step 1: …), "
+            "marked:PATTERN, a splitter of a package, or a text between steps. `steps` are not cut.",
         ),
-    ] = "blank_line",
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show what is read, and where the scores are.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per solution.")] = False,
     strict: Strict = False,
@@ -62,8 +62,10 @@ def score(
 
     Example: `rsd score solutions.jsonl --verifier prm:Qwen/Qwen2.5-Math-PRM-7B --explain`
     """
-    by = parse_splitter(splitter)
+    by = parse_splitter("blank_line" if splitter is None else splitter)
     entries = read_solutions(file, by) if strict else read_entries(file, by)
+    if splitter is not None and all(isinstance(entry, Solution) and "steps" in entry.row for entry in entries):
+        raise RSDError(f"--splitter {splitter} cuts a `solution`, and all entries of {file} have `steps`; remove it")
     model = load_judge(verifier)
     if explain and not isinstance(model, Explains):
         raise RSDError(f"{verifier} cannot show what it reads; remove --explain")
@@ -216,8 +218,11 @@ def processbench(
         say(f"Warning: {silent} of {steps} got no reward, and count as right", "yellow")
     written(out)
     failed = sum(split.failed for split in report.splits)
-    if failed == sum(split.wrong + split.right for split in report.splits):
+    solutions = sum(split.wrong + split.right for split in report.splits)
+    if failed == solutions:
         end_if_idle([never_worked("verifier", failed, report.errors[-1])], "Fix the cause, then run again")
+    if failed:
+        raise RSDError(f"{failed} of {solutions} solutions could not be scored, and count as failures")
 
 
 def processbench_table(report: ProcessBenchReport) -> Table:

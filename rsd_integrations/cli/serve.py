@@ -28,6 +28,7 @@ from rsd_integrations.cli.options import (
 )
 from rsd_integrations.cli.starting import without_collection
 from rsd_integrations.cli.terminal import say
+from rsd_integrations.cli.unused import refuse_unused
 from rsd_integrations.serve import ServeConfig, Serving, create_app
 from rsd_integrations.serve.config import NAME
 from rsd_integrations.serve.edge import REQUEST_ID
@@ -117,13 +118,17 @@ def _served(config: Path | None, words: dict[str, str | None], method: str | Non
                 "under models, with a name"
             )
         own = configured(data, **words, temperature=None, seed=None, source=f"--config {config}", method=method)
+        refuse_unused(own, data, f"--config {config}", **words)
         return ServeConfig(models={NAME: own})
     if given:
         raise RSDError(f"--{given[0]} is for one model, but --config {config} names several; set it there")
     try:
-        return ServeConfig.parse(data)
+        served = ServeConfig.parse(data)
     except ConfigurationError as error:
         raise ConfigurationError(f"--config {config}: {error}") from error
+    for name, one in served.models.items():
+        refuse_unused(one, data["models"][name] or {}, f"--config {config}: models.{name}")
+    return served
 
 
 def _allow_many_connections() -> None:
@@ -188,7 +193,7 @@ def _log_to_stderr() -> None:
     for name in ("rsd_core", "rsd_integrations", "uvicorn.error"):
         own = logging.getLogger(name)
         own.setLevel(logging.INFO if name.startswith("rsd") else logging.WARNING)
-        own.addHandler(handler)
+        own.handlers = [handler]  # in place of the other commands' own
         own.propagate = False
 
 

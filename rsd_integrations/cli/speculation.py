@@ -13,7 +13,7 @@ from rsd_core import ConfigurationError, Settings, SpeculativeDecoding, load
 from rsd_core.registry import check_spec
 from rsd_integrations.cli.evaluate import TASK
 from rsd_integrations.cli.options import Concurrency, check_outputs, count_of
-from rsd_integrations.cli.terminal import Terminal, plain, resumable
+from rsd_integrations.cli.terminal import Terminal, plain, resumable, say
 from rsd_integrations.data_files import FILES, as_written, read_records
 from rsd_integrations.evaluation import find_task
 from rsd_integrations.inprocess.language_model import LanguageModel
@@ -97,6 +97,8 @@ def corrections(
             bar.update(shown, completed=done)
     found = noting.corrections(vocabulary.identity)
     write_output(out, found.save)
+    if not found.pairs:
+        say(f"Warning: the target replaced no token, so csd:{out} accepts what exact speculation does", "yellow")
     Terminal().print(
         plain(
             f"written to {out}: {len(found.pairs):,} pairs of tokens in {found.total:,} corrections; those that recur "

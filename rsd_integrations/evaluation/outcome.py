@@ -10,7 +10,7 @@ from typing import get_args
 from rsd_core import Result
 from rsd_core.ledger import Role
 from rsd_integrations.result_rows import result_row
-from rsd_integrations.role_faults import Helper, scored
+from rsd_integrations.role_faults import Helper, abstentions, scored
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -38,7 +38,9 @@ class Outcome:
     messages: Mapping[str, str] = field(default_factory=dict)
     """The last message of each of these kinds; under `error`, why the answer failed."""
     scored: int = 0
-    """How often the verifier gave a reward."""
+    """How often the verifier answered."""
+    abstained: int = 0
+    """How often it abstained, if it gave no reward."""
     grader: str = ""
     """The grader's name; empty if the task judges by itself, or the correct answer is unknown."""
     ungraded: str = ""
@@ -78,6 +80,7 @@ class Outcome:
             messages={degradation.kind: degradation.message for degradation in result.degradations}
             | ({"error": str(error)} if error is not None else {}),
             scored=scored(result),
+            abstained=abstentions(result),
             grader=grader,
             ungraded="" if ungraded is None else str(ungraded),
             dtypes={role: dtype for role, dtype in dtypes.items() if dtype is not None},

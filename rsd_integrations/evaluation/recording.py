@@ -30,7 +30,6 @@ from rsd_core.ledger import Role
 from rsd_integrations.evaluation.tasks import Item
 
 logger = logging.getLogger(__name__)
-notices = logging.getLogger("rsd_integrations.notices")
 
 USABLE = 0.5
 """The minimum share of problems recorded in full: those that failures leave over are not a fair sample."""
@@ -228,7 +227,7 @@ def _recorded(item: Item, pair: _Pair) -> Recorded:
 def _right(item: Item, result: Result) -> bool | None:
     verdict = item.verdict(result.text)
     if verdict.error is not None:
-        notices.warning("an answer is left out of the accuracy: %s", verdict.error)
+        logger.warning("an answer is left out of the accuracy: %s", verdict.error)
     return verdict.right
 
 

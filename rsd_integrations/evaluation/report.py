@@ -18,7 +18,7 @@ from rsd_integrations.evaluation.statistics import (
     interval,
     wilson,
 )
-from rsd_integrations.role_faults import never_worked
+from rsd_integrations.role_faults import always_abstained, never_worked
 
 
 @dataclass(slots=True)
@@ -34,7 +34,8 @@ class Faults:
 
 
 _SUMMED = (
-    *("seconds", "steps", "by_target", "drafted", "accepted", "scored", "flops", "flops_paper", "cost", "computed"),
+    *("seconds", "steps", "by_target", "drafted", "accepted", "scored", "abstained"),
+    *("flops", "flops_paper", "cost", "computed"),
 )
 
 
@@ -52,6 +53,9 @@ class MethodReport:
     drafted: int = 0
     accepted: int = 0
     scored: int = 0
+    abstained: int = 0
+    rewarded: bool = False
+    """Whether the verifier gave a reward in any answer."""
     errors: int = 0
     """Answers that failed."""
     degraded: int = 0
@@ -73,6 +77,7 @@ class MethodReport:
         self.right += bool(outcome.correct)
         self.errors += outcome.finish_reason == "error"
         self.degraded += bool(outcome.degradations)
+        self.rewarded |= outcome.scored > 0 and not outcome.abstained
         counts = {
             **outcome.degradations,
             **({"error": 1} if outcome.finish_reason == "error" else {}),
@@ -197,6 +202,12 @@ class Report:
             for name, method in self.methods.items()
             for kind, faults in method.faults.items()
         ]
+
+    @property
+    def abstentions(self) -> list[str]:
+        """The methods whose verifier gave no reward at all, one line each."""
+        silent = {name: one.abstained for name, one in self.methods.items() if one.abstained and not one.rewarded}
+        return [f"{name}: {always_abstained(steps)}" for name, steps in silent.items()]
 
     @property
     def graded_as(self) -> str:

@@ -84,6 +84,8 @@ class BadRow:
     """Its content, if that is JSON."""
 
 
+THOUGHTS = ("thought", "reasoning_content", "reasoning")
+"""Fields of a thought that is separate from its solution."""
 FORM = 'an entry is {"problem": "…", "steps": ["…", "…"]} or {"problem": "…", "solution": "…"}'
 
 
@@ -92,7 +94,8 @@ def read_entries(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[Sol
 
     Each has a `problem` (or `question`, `prompt`; a text or messages) and either `steps`, a list, or a `solution` to
     cut, by default at blank lines, also in its thought. The thought is within its markers, or separate from the
-    `solution` as `thought` (or `reasoning_content`, `reasoning`); with `steps`, only those are read.
+    `solution` as `thought` (or `reasoning_content`, `reasoning`). With `steps`, only those are read; a warning says so
+    if there is also one of the others.
 
     Args:
         file: The file.
@@ -109,7 +112,13 @@ def read_entries(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[Sol
         rows = [(f"{where} {line.number}", line.value, line.error) for line in lines]
     if not rows:
         raise ConfigurationError(f"{file} is empty; {FORM}")
-    return [_solution(*row, delimiter) for row in rows]
+    entries = [_solution(*row, delimiter) for row in rows]
+    given = [entry.row for entry in entries if isinstance(entry, Solution) and "steps" in entry.row]
+    for name in ("solution", *THOUGHTS):
+        if both := sum(bool(row.get(name)) for row in given):
+            told = "%s: %d of %d entries have `steps` and a `%s`: only the `steps` are read"
+            logger.warning(told, file, both, len(entries), name)
+    return entries
 
 
 def read_solutions(file: FilePath, delimiter: str | Splitter = "\n\n") -> list[Solution]:
@@ -171,7 +180,7 @@ def _instead(row: Any) -> str:
 
 
 def _with_thought(row: dict[str, Any]) -> str:
-    thought = next((row[key] for key in ("thought", "reasoning_content", "reasoning") if row.get(key)), "")
+    thought = next((row[key] for key in THOUGHTS if row.get(key)), "")
     if not isinstance(solution := row["solution"], str):
         raise TypeError(f"its `solution` is {json.dumps(solution)}, not a text")
     return MARKERS["think"].wrap(thought) + solution if thought else solution

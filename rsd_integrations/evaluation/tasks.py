@@ -30,7 +30,7 @@ from rsd_integrations.evaluation.graders import GRADERS, kind_of, require_math_v
 from rsd_integrations.evaluation.grading_process import GradingError
 from rsd_integrations.evaluation.quantities import quantity
 
-notices = logging.getLogger("rsd_integrations.notices")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class DatasetTask(Task):
         assert question is not None
         guesses = [(guess_question, "question", question), (guess_answer, "answer", answer)]
         if told := [f"the {what} from {column!r}" for guess, what, column in guesses if guess and column != what]:
-            notices.warning("%s: reading %s; question= and answer= name others", self.path, " and ".join(told))
+            logger.warning("%s: reading %s; question= and answer= name others", self.path, " and ".join(told))
         return question, answer
 
     def _tell_of_answers(self, answers: Collection[Any]) -> None:
@@ -191,12 +191,12 @@ class DatasetTask(Task):
         several = sum(isinstance(answer, list) and len(answer) > 1 for answer in answers)
         if several:
             told = "%s: %d of %s have several correct answers; only the first of each counts as right"
-            notices.warning(told, self.path, several, counted(len(answers), "problem"))
+            logger.warning(told, self.path, several, counted(len(answers), "problem"))
         mark = self.answer_after
         texts = [text for answer in answers if (text := as_written(answer)) is not None]
         if mark is not None and (unmarked := sum(mark not in text for text in texts)):
             told = "%s: %d of %s do not contain answer_after=%r; the whole text counts as the answer"
-            notices.warning(told, self.path, unmarked, counted(len(texts), "answer"), mark)
+            logger.warning(told, self.path, unmarked, counted(len(texts), "answer"), mark)
 
     def _item(self, row: Mapping[str, Any], question_column: str, answer_column: str | None) -> Item:
         question, messages = _asked(row, question_column, self.path)

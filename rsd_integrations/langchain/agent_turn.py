@@ -362,6 +362,8 @@ class _AtLimit(Target):
 class _TurnVerifier(Verifier):
     """A verifier that skips drafts that cannot be kept anyway."""
 
+    may_abstain = True
+
     def __init__(self, verifier: Verifier, policy: TurnPolicy, prices: Mapping[str, Price]) -> None:
         self.name, self.flops_per_token = verifier.name, verifier.flops_per_token
         free = Price(0, 0) if isinstance(verifier, FunctionVerifier) else None

@@ -32,6 +32,7 @@ class LangChainJudge(LangChainRole, Verifier):
     """
 
     role = "judge"
+    may_abstain = True
 
     def __init__(
         self, model: Runnable[Any, Any], *, rubric: str = RUBRIC, max_tokens: int | None = None, **base: Any

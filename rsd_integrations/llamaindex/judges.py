@@ -30,6 +30,8 @@ class LlamaIndexJudge(LlamaIndexRole, Verifier):
         **base: `name`, `price` and `flops_per_token`.
     """
 
+    may_abstain = True
+
     def __init__(self, llm: BaseLLM, *, rubric: str = RUBRIC, max_tokens: int | None = None, **base: Any) -> None:
         super().__init__(llm, **base)
         self.rubric = Rubric(rubric, max_tokens)

@@ -31,8 +31,7 @@ from rsd_integrations.openai_compatible.json_data import encoded
 from rsd_integrations.openai_compatible.replies import Replies
 from rsd_integrations.openai_compatible.sending import Persistence, Sender
 
-notices = logging.getLogger("rsd_integrations.notices")
-"""Messages for the user whatever runs: the command line prints them."""
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 AT_ONCE = 64
 """Concurrent requests if neither the run, the user nor the server determines the number."""
@@ -243,7 +242,7 @@ class Endpoint:
                 if self._named
                 else "as reported or known for its kind; concurrency=… overrides it"
             )
-            notices.warning(
+            logger.warning(
                 "the run has %d concurrent requests, but %s processes %d at once (%s): others wait",
                 wanted,
                 self,

@@ -74,7 +74,7 @@ async def learn(endpoint: Endpoint, profile: Profile | None, context: int | None
     if profile is None:
         profile = PROFILES["generic"]
         if unlisted is not None:
-            logger.warning("it lists no models; assuming profile=%s: %s", profile.name, unlisted)
+            logger.warning("%s lists no models; assuming profile=%s: %s", endpoint, profile.name, unlisted)
     if context is None:
         with suppress(TypeError, ValueError):
             context = int(_window(own, properties))

@@ -22,7 +22,6 @@ from rsd_integrations.ray.actors import Actors
 from rsd_integrations.ray.cluster import nodes
 
 logger = logging.getLogger(__name__)
-notices = logging.getLogger("rsd_integrations.notices")
 
 DEATHS = 3
 """A request is given up after this many actors died while working on it, since it may be what kills them."""
@@ -194,7 +193,7 @@ class DecoderPool:
                 raise
             async with self._changed:
                 if wrong is not None:
-                    notices.warning("an actor is given up: %s", wrong)
+                    logger.warning("an actor is given up: %s", wrong)
                     self._given_up.append(ConfigurationError(wrong))
                 seat.actor, deaths = None if wrong else actor, 0
                 seat.lost.clear()
@@ -213,7 +212,7 @@ class DecoderPool:
                 if not any(seat.actor for seat in self._seats):
                     takes = ", ".join(f"{name}={value:g}" for name, value in self._actors.options.items())
                     free = ", ".join(f"{size:g} {name}" for name, size in ray.available_resources().items())
-                    notices.warning(
+                    logger.warning(
                         "no actor is ready yet: models are loading, or there is no room for them: each takes %s, "
                         "and the cluster has free: %s",
                         takes,

@@ -98,6 +98,7 @@ class TapedModel(Model):
         self.flops_per_token = facts["flops_per_token"]
         self.price = None if facts["price"] is None else Price(*facts["price"])
         self.renders_tools, self.dtype = facts["renders_tools"], facts.get("dtype")
+        self.may_abstain = getattr(inner, "may_abstain", True)  # a replay tells nothing that was told before
         self.reading = Reading()
 
     async def aclose(self) -> None:

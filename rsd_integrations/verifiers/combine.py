@@ -34,6 +34,7 @@ class Combined(Verifier):
             raise ConfigurationError(f"{led} needs a policy to decide, and a {name} has none: remove ask=policy inside")
         self.name = f"{name}({', '.join(member.name for member in members)})"
         self.members = tuple(members)
+        self.may_abstain = all(member.may_abstain for member in members)
         # For limits, which are set before anything is computed: the rate of the most expensive member.
         rates = [member.flops_per_token for member in members]
         self.flops_per_token = None if None in rates else max(rate for rate in rates if rate is not None)

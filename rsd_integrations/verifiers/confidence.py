@@ -27,6 +27,7 @@ class Confidence(Verifier):
 
     flops_per_token = 0.0
     price = Price(0, 0)
+    may_abstain = True
 
     def __init__(self, how: Literal["min", "mean"] = "min") -> None:
         if how not in ("min", "mean"):

@@ -76,6 +76,8 @@ class WordJudge(Verifier):
             abstains.
     """
 
+    may_abstain = True
+
     def __init__(self, model: Drafter | Target, question: Question = DIGIT, min_mass: float = 0.1) -> None:
         _require_generator(model)
         if not isinstance(model, PredictsWords):
@@ -139,6 +141,8 @@ class CriticJudge(Verifier):
         ConfigurationError: Numbers out of range, several samples without a temperature, or a model that reports no
             probabilities of words although the critic needs them.
     """
+
+    may_abstain = True
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class Programs(Verifier):
     name = "code"
     flops_per_token = 0.0
     price = Price(0, 0)
+    may_abstain = True
 
     def __init__(
         self,

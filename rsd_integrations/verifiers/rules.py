@@ -16,6 +16,7 @@ class Rule(Verifier):
 
     flops_per_token = 0.0
     price = Price(0, 0)
+    may_abstain = True
 
     @abstractmethod
     def judge(self, path: Path, step: Step) -> tuple[float | None, str]:

@@ -264,11 +264,12 @@ def test_limits_delimiters_and_methods_are_words_of_the_command_line(scripted: l
         ("first_steps:1", ["target"] + ["draft"] * 4),
         ("target", ["target"] * 5),
     ):
-        told = json.loads(rsd("run", QUESTION, *scripted, "--json", "--method", method))
+        words = scripted[2:4] if method == "target" else scripted[:4]
+        told = json.loads(rsd("run", QUESTION, *words, "--json", "--method", method))
         assert [step["author"] for step in told["steps"]] == authors
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     prompts.write_text(json.dumps(QUESTION) + "\n")
-    rsd("batch", str(prompts), "--out", str(out), *scripted, "--method", "target", "--max-thought-tokens", "9")
+    rsd("batch", str(prompts), "--out", str(out), *scripted[2:4], "--method", "target", "--max-thought-tokens", "9")
     (result,) = read_results(out).values()
     assert {step.author for step in result.steps} == {"target", "limit"}
 

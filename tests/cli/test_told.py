@@ -1,6 +1,8 @@
 """What a command leaves out, replaces or ignores, it tells: options that have no effect are refused."""
 
 import json
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ from typer.testing import CliRunner, Result
 from rsd_core import Path as StepPath
 from rsd_core import RSDConfig, RSDError, Step
 from rsd_core.testing import ScriptedDrafter, ScriptedTarget, ScriptedVerifier
-from rsd_integrations.cli.app import app
+from rsd_integrations.cli.app import app, main
 from rsd_integrations.cli.run import _know_no_system_prompt
+from rsd_integrations.cli.serve import _served
 from rsd_integrations.cli.speculation import _texts
 
 SCRIPTED = ["--draft", "scripted:draft", "--target", "scripted:target", "--verifier", "scripted:verifier"]
@@ -47,6 +50,25 @@ def gone_at_the_last(path: StepPath, _: Step) -> float:
 
 def rsd(*words: str) -> Result:
     return CliRunner().invoke(app, list(words), env={"COLUMNS": "300"})
+
+
+def test_commands_show_what_degrades_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("warnings.showwarning", warnings.showwarning)
+    monkeypatch.setattr("sys.argv", ["rsd", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    capsys.readouterr()
+    ours, core = logging.getLogger("rsd_integrations.ray.pool"), logging.getLogger("rsd_core.calls")
+    for died, why in ((3, "gone"), (2, "gone"), (1, "no memory")):
+        ours.warning("an actor died; its %d requests are repeated: %s", died, why)
+    ours.info("a retry")
+    core.warning("step %d: %s", 1, "drafter_error")  # summed up at the end
+    core.error("an observer failed")
+    assert capsys.readouterr().err.splitlines() == [
+        "Warning: an actor died; its 3 requests are repeated: gone",
+        "Warning: an actor died; its 1 requests are repeated: no memory",
+        "Error: an observer failed",
+    ]
 
 
 @pytest.mark.usefixtures("models")
@@ -174,3 +196,131 @@ def test_eval_tells_that_the_method_of_a_configuration_is_not_used(few: str, tmp
     config.write_text("method: target\n")
     shown = rsd("eval", "--task", few, "--all", "--methods", "draft", "--config", str(config), *SCRIPTED)
     assert f"the method in --config {config} is not used here; --methods names those to compare" in shown.stderr
+
+
+NOTHING: dict[str, str | None] = dict.fromkeys(("draft", "target", "verifier", "policy"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--method", "target", "--policy", "sigmoid"], "the method 'target' does not use --policy: remove it"),
+        (
+            ["--method", "target", "--lookahead", "3", "--hedge", "0.5", "--verifier", "scripted:verifier"],
+            "the method 'target' does not use --verifier, --lookahead, --hedge: remove them",
+        ),
+        (["--method", "rsd@sigmoid", "--policy", "clipping"], "the method 'rsd@sigmoid' does not use --policy"),
+        (["--method", "rsd:verifier=scripted:verifier", "--verifier", "scripted:verifier"], "does not use --verifier"),
+        (["--method", "gsi:4", "--lookahead", "1"], "the method 'gsi' does not use --lookahead"),
+        (["--method", "majority:4,temperature=1", "--temperature", "0.5"], "'majority' does not use --temperature"),
+        (["--method", "first_steps:2", "--hedge", "0.5"], "the method 'first_steps' does not use --hedge"),
+        (["--method", "speculative:lookup", "--draft", "scripted:draft"], "does not use --draft"),
+    ],
+)
+def test_options_that_the_method_does_not_use_are_refused(tmp_path: Path, words: list[str], told: str) -> None:
+    prompts = written(tmp_path / "prompts.jsonl", "q")
+    for command in (["run", "q"], ["batch", prompts, "--out", str(tmp_path / "out.jsonl")]):
+        shown = rsd(*command, *words)
+        assert isinstance(shown.exception, RSDError)
+        assert told in str(shown.exception)
+    if not {"--lookahead", "--hedge", "--temperature"} & set(words):
+        with pytest.raises(RSDError, match="does not use"):
+            _served(None, {**NOTHING, words[2].strip("-"): words[3]}, words[1])
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--method", "rsd", "--policy", "sigmoid", "--lookahead", "1", "--hedge", "0.5", *SCRIPTED],
+        ["--method", "target", "--target", "scripted:target", "--temperature", "0", "--lookahead", "0"],
+        ["--method", "draft", "--draft", "scripted:draft", "--lookahead", "1"],
+    ],
+)
+def test_options_that_the_method_uses_are_taken(words: list[str]) -> None:
+    assert rsd("run", "q", *words).exit_code == 0
+
+
+@pytest.mark.usefixtures("models")
+def test_fields_of_a_file_that_the_method_does_not_use_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("{target: scripted:target, policy: sigmoid, settings: {lookahead: 2}}")
+    shown = rsd("run", "q", "--config", str(file), "--method", "target")
+    assert shown.exit_code == 0
+    assert f"Warning: the method 'target' does not use policy, lookahead in --config {file}" in shown.stderr
+    file.write_text("models: {alone: {method: target, policy: sigmoid}, rsd: {policy: sigmoid}}")
+    with pytest.MonkeyPatch.context() as patched:
+        said: list[str] = []
+        patched.setattr("rsd_integrations.cli.unused.say", lambda line, _: said.append(line))
+        _served(file, NOTHING, None)
+    assert said == [f"Warning: the method 'target' does not use policy in --config {file}: models.alone"]
+
+
+@pytest.mark.usefixtures("models")
+def test_eval_refuses_options_that_none_of_the_methods_uses(few: str) -> None:
+    words = ["eval", "--task", few, "--all", *SCRIPTED, "--policy", "sigmoid", "--hedge", "0.5", "--methods"]
+    shown = rsd(*words, "target;rsd@clipping;draft")
+    assert str(shown.exception).startswith("none of the methods uses --policy: remove it")
+    assert "--policy, --hedge: remove them" in str(rsd(*words, "target;draft").exception)
+    assert rsd(*words, "target;rsd").exit_code == 0
+
+
+def test_options_without_effect_are_refused_by_other_commands(tmp_path: Path) -> None:
+    merge = ["merge", "a", "b", str(tmp_path / "out")]
+    assert "--density 0.3 only applies to --method ties" in str(rsd(*merge, "--density", "0.3").exception)
+    assert "--base x only applies to --method ties" in str(rsd(*merge, "--base", "x").exception)
+    distil = ["distill-exits", "embedded:prm", str(tmp_path / "x.safetensors"), "--data", "x.jsonl", "--n", "5"]
+    assert "--n 5 only applies without --data" in str(rsd(*distil).exception)
+    for option, value in (("--dtype", "float32"), ("--device", "cpu")):
+        told = str(rsd("plan", "gguf:x.gguf", option, value).exception)
+        assert f"{option} {value} only applies to checkpoints" in told
+
+
+def test_whole_thoughts_are_not_asked_for_twice() -> None:
+    assert "--thoughts has no effect with --json" in str(rsd("run", "q", "--json", "--thoughts").exception)
+
+
+@pytest.mark.usefixtures("models")
+def test_a_splitter_of_steps_is_refused(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"problem": "p", "steps": ["a"]}, {"problem": "p", "solution": "a"}]
+    words = ["--verifier", "scripted:verifier", "--splitter", "line"]
+    told = rsd("score", written(tmp_path / "a.jsonl", rows[0]), *words)
+    assert str(told.exception).startswith("--splitter line cuts a `solution`, and all entries of")
+    assert rsd("score", written(tmp_path / "b.jsonl", *rows), *words).exit_code == 0
+
+
+def test_processbench_is_no_success_if_some_solutions_were_not_scored(models: dict[str, Any], tmp_path: Path) -> None:
+    rows = [LABELLED, LABELLED | {"problem": "q 2"}]
+    words = ["eval", "--task", "processbench", "--data", written(tmp_path / "math.jsonl", *rows)]
+    models["scripted:verifier"] = ScriptedVerifier(gone_at_the_last)
+    shown = rsd(*words, "--verifier", "scripted:verifier")
+    assert isinstance(shown.exception, RSDError)
+    assert str(shown.exception) == "1 of 2 solutions could not be scored, and count as failures"
+    assert "gone" in shown.stderr
+
+
+def test_a_file_without_corrections_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "x.json"
+    words = ["corrections", "--draft", "embedded:draft", "--target", "embedded:draft", "--n", "1", "--out", str(out)]
+    shown = rsd(*words)
+    assert "Warning: the target replaced no token" in shown.stderr
+    assert "0 pairs" in shown.stdout
+
+
+def test_a_verifier_that_always_abstains_is_told(models: dict[str, Any], few: str, tmp_path: Path) -> None:
+    models["scripted:verifier"] = ScriptedVerifier([None])
+    journal = ["--journal", str(tmp_path / "journal.jsonl")]
+    prompts = written(tmp_path / "prompts.jsonl", "q", "r")
+    told = "the verifier abstained on every step that it was given (%d), so rewards decided nothing"
+    for words, steps in (
+        (["run", "q"], 2),
+        (["batch", prompts, "--out", str(tmp_path / "out.jsonl")], 4),
+        (["eval", "--task", few, "--all", "--methods", "rsd;target", *journal], 6),
+        (["eval", "--task", few, "--all", "--methods", "rsd;target", *journal], 6),
+    ):
+        shown = rsd(*words, *SCRIPTED)
+        assert shown.exit_code == 0
+        lines = [line for line in shown.stderr.splitlines() if "abstained" in line]
+        assert lines == ["Warning: " + "rsd: " * (words[0] == "eval") + told % steps]
+    models["scripted:verifier"] = ScriptedVerifier([None, 0.9])
+    assert "abstained" not in rsd("run", "q", *SCRIPTED).stderr

@@ -1,5 +1,6 @@
 """A verifier that abstains gives no reward; the settings decide about the step."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from rsd_core import (
     Path,
     RequestView,
     RewardGuidedDecoder,
+    RoleWarning,
     Settings,
     Step,
     StepBeam,
@@ -41,6 +43,29 @@ def test_the_target_writes_a_step_about_which_nothing_is_known() -> None:
     assert [(step.author, step.reward) for step in result.steps] == [("target", None), ("draft", 0.9)]
     assert result.steps[0].discarded_draft == "draft one\n\n"
     assert not result.degradations  # abstaining is not a fault
+
+
+def test_a_verifier_that_always_abstains_is_told_once() -> None:
+    made = decoder([None, None])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            made.run("q")
+    with pytest.warns(RoleWarning) as caught:
+        made.run_many(["q"] * 9)
+    assert [str(one.message) for one in caught] == [
+        "the verifier scripted verifier gave no reward at any of its first 8 calls: it abstains, so that rewards "
+        "decide nothing"
+    ]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_verifier_that_gave_a_reward_or_may_abstain_is_not_told_of(own: bool) -> None:
+    made = decoder([None, None] if own else [None, 0.2])
+    made.verifier.may_abstain = own
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.run_many(["q"] * 9)
 
 
 def test_such_a_step_may_be_kept() -> None:

@@ -46,6 +46,18 @@ def test_steps_are_those_that_a_decoder_would_score() -> None:
     assert next(iter(solution("alone").paths()))[1] == Step("alone", "end")
 
 
+def test_what_is_not_read_beside_steps_is_told(tmp_path: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "x.jsonl"
+    steps = {"problem": "p", "steps": ["a"]}
+    rows = [steps, steps | {"solution": "reference"}, steps | {"thought": "hm", "solution": ""}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"problem": "p", "solution": "a"}]))
+    assert [entry.steps for entry in read_entries(file) if isinstance(entry, Solution)] == [("a",)] * 4
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file}: 1 of 4 entries have `steps` and a `{name}`: only the `steps` are read"
+        for name in ("solution", "thought")
+    ]
+
+
 @pytest.mark.parametrize("rewards", [(math.nan,), (1.5,), (-0.1,), (), (0.5, 0.5)])
 def test_an_invalid_reward_is_an_error_of_its_solution(rewards: tuple[float, ...]) -> None:
     class Odd(Verifier):

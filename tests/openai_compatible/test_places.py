@@ -19,7 +19,7 @@ from rsd_core.queueing import side_by_side
 from rsd_integrations.cli import main
 from rsd_integrations.openai_compatible import Endpoint, OpenAIGenerator
 
-NOTICES = "rsd_integrations.notices"
+ENDPOINTS = "rsd_integrations.openai_compatible.endpoint"
 
 
 class Server:
@@ -72,7 +72,7 @@ async def serving(owner: str = "vllm") -> AsyncIterator[Server]:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == NOTICES]
+    return [record.getMessage() for record in caplog.records if record.name == ENDPOINTS]
 
 
 async def asked(server: Server, prompts: int, concurrency: int, places: int | None = None) -> None:
@@ -127,7 +127,7 @@ def test_the_command_line_tells_of_it_in_a_line(
         main()
     wait_for(running.__aexit__(None, None, None))
     lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if "Warning" in line] == [
+    assert [line for line in lines if "Warning" in line and "processes" in line] == [
         f"Warning: the run has 3 concurrent requests, but <Endpoint 'm' at {server.url}> processes 2 at once "
         "(as its concurrency=… says): others wait"
     ]

@@ -333,7 +333,7 @@ def test_chat_openai_reads_texts_thoughts_and_calls(served: str, bare: Decoder, 
     assert bound.invoke(history).text == "It rains in Rome."
 
 
-class TestStandardSuite(standard.TestModelsThatCallTools):
+class TestStandardSuite(standard.TestModelsThatCallToolsAndFillForms):
     """LangChain's own tests again, through this API."""
 
     @property
