@@ -30,6 +30,13 @@ def remedy_of_fault(reason: str) -> str | None:
     return None
 
 
+def remedy_of_size(reason: str) -> str | None:
+    """The remedy if OpenAI answers HTTP 429 to a request that alone exceeds a minute's tokens; else None."""
+    if reason.startswith("Request too large"):
+        return "request fewer tokens (settings.max_step_tokens, a shorter prompt), or have the account's limit raised"
+    return None
+
+
 def is_full(reason: str) -> bool:
     """Whether a server ran out of room for its concurrent requests, and may have some later."""
     return "Context size has been exceeded" in reason  # llama-server, whose slots may share one window

@@ -20,6 +20,7 @@ from rsd_integrations.openai_compatible.refusals import (
     named_field,
     remedy,
     remedy_of_fault,
+    remedy_of_size,
 )
 from rsd_integrations.openai_compatible.retry import AWAY, BUSY, is_retried, retry_after
 
@@ -62,8 +63,8 @@ class Replies:
                 "server without that filter"
             )
         hopeless = remedy_of_fault(reason) if status == 500 else None
-        if status == 429 and code in self._spent:
-            hopeless = NO_MONEY
+        if status == 429 and self._spent:
+            hopeless = NO_MONEY if code in self._spent else remedy_of_size(reason)
         if is_retried(status) and hopeless is None:
             wait = retry_after(headers)
             raise EndpointError(

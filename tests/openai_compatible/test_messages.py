@@ -52,6 +52,9 @@ def test_a_spent_quota_is_not_waited_for_where_it_cannot_mean_throttling(
     spent, busy, other = refusal(429, SPENT, url), refusal(429, "slow down", url), refusal(429, SPENT)
     assert isinstance(spent, Refused)
     assert "You exceeded your current quota. Remedy: the account has no credit left" in str(spent)
+    large = refusal(429, "Request too large for gpt-5 on tokens per min (TPM): Limit 30000, Requested 40190.", url)
+    assert "Remedy: request fewer tokens" in str(large)
+    assert isinstance(large, Refused)
     assert isinstance(busy, EndpointError)
     assert isinstance(other, EndpointError)
     assert busy.throttled
