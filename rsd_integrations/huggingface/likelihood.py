@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rsd_integrations.huggingface import dtypes, loading
+from rsd_integrations.huggingface import dtypes, loading, memory
 from rsd_integrations.huggingface.bare_model import BareModel
 from rsd_integrations.huggingface.causal_lm import CausalLM, parts_of
 from rsd_integrations.huggingface.from_pretrained import load_tokenizer
@@ -53,6 +53,7 @@ def load_likelihood(
     folder = loading.find(model, allow_pickles)
     files = loading.shards(folder, model, allow_pickles)
     kind = kind or dtypes.default_dtype(where, files, model)
+    memory.config_of(loading.read_config(folder), model)  # refuses what does not run in process
     tokenizer = load_tokenizer(folder)
     chat_template(tokenizer, template)  # refuses unused arguments before the weights are read
     weights = loading.load_causal_lm(folder, kind, where, allow_pickles)

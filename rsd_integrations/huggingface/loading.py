@@ -25,6 +25,7 @@ FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "*.safetensors"]
 FOR_OTHERS = "consolidated*.safetensors"
 """Files with the same weights for Mistral's own library, next to those of transformers."""
 
+_MERGE = ": merge it into its base first (merge_and_unload of peft)"
 _loading = threading.Lock()
 _loaded: WeakValueDictionary[tuple[Path, torch.dtype, torch.device], PreTrainedModel] = WeakValueDictionary()
 
@@ -41,7 +42,7 @@ def find(model: str, pickles: bool = False) -> Path:
             if files := sorted(folder.glob("*.gguf")):
                 raise ConfigurationError(_is_gguf(f"the folder {model!r}", str(files[0])))
             adapter = (folder / "adapter_config.json").exists()
-            hint = "; it is an adapter: merge it into its base first (merge_and_unload of peft)" if adapter else ""
+            hint = f"; it is an adapter{_MERGE}" if adapter else ""
             raise ConfigurationError(f"the folder {model!r} holds no checkpoint: config.json is missing{hint}")
         return folder
     if folder.suffix == ".gguf" or model.startswith(("package=", "hub=")):
@@ -88,9 +89,14 @@ def shards(folder: Path, model: str, pickles: bool = False) -> list[Path]:
     """The safetensors files of a checkpoint.
 
     Raises:
-        ConfigurationError: There are none.
+        ConfigurationError: There are none, only those of an adapter, or not all of them.
     """
     files = sorted(file for file in folder.glob("*.safetensors") if not file.match(FOR_OTHERS))
+    if files and all(file.match("adapter_model*") for file in files):
+        raise ConfigurationError(f"{model}: its weights are those of an adapter{_MERGE}")
+    index = folder / "model.safetensors.index.json"
+    if index.exists() and (lost := {*_read_json(index).get("weight_map", {}).values()} - {file.name for file in files}):
+        raise ConfigurationError(f"{model}: {min(lost)} is missing in {folder}; is the download complete?")
     if not files and not pickles:
         raise ConfigurationError(
             f"{model}: no safetensors file in {folder}. Pickled weights (.bin) can run code when they are read; "
@@ -100,9 +106,24 @@ def shards(folder: Path, model: str, pickles: bool = False) -> list[Path]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The checkpoint's config.json."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return config
+    """The checkpoint's config.json.
+
+    Raises:
+        ConfigurationError: It is not a JSON object.
+    """
+    return _read_json(folder / "config.json")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"there is no {file.name} in {file.parent}, so it holds no checkpoint") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{file} is not JSON ({error}); is the download complete?") from error
+    if not isinstance(read, dict):
+        raise ConfigurationError(f"{file} holds no JSON object")
+    return read
 
 
 def choose_device(device: str | None) -> torch.device:

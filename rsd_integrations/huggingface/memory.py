@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface.context import context_of
-from rsd_integrations.huggingface.from_pretrained import native_config
+from rsd_integrations.huggingface.from_pretrained import native_config, other_attention
 from rsd_integrations.inprocess.memory import ModelMemory, check_room, free_machine_memory, machine_memory
 
 ADVICE = (
@@ -84,7 +84,7 @@ def model_memory(
 ) -> ModelMemory:
     """The memory a checkpoint will need in a dtype, by its weights' headers and its config.json.
 
-    Assumes plain grouped-query attention for keys and values.
+    Assumes plain grouped-query attention for keys and values, or DeepSeek's.
 
     Args:
         name: Display name.
@@ -98,10 +98,13 @@ def model_memory(
     Raises:
         ConfigurationError: It is not a text model with attention.
     """
-    rest, config = rest or dtype, _config(raw, name)
+    rest, config = rest or dtype, config_of(raw, name)
     heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * width * rest.itemsize
+    both = 2 * width
+    if (nope := getattr(config, "qk_nope_head_dim", None)) is not None:  # DeepSeek's
+        both = nope + config.qk_rope_head_dim + config.v_head_dim
+    token = config.num_hidden_layers * heads * both * rest.itemsize
     if deferring:
         token += torch.float32.itemsize * config.hidden_size
     shapes = list(_shapes(files))
@@ -118,13 +121,22 @@ def model_memory(
     return ModelMemory(name, size, token, context_of(config), copy=copy, wide_head=wide)
 
 
-def _config(raw: dict[str, Any], name: str) -> Any:
-    """A config.json as its own class reads it: names in the file differ by class, and by the version that wrote it."""
+def config_of(raw: dict[str, Any], name: str) -> Any:
+    """A config.json as its own class reads it: names in the file differ by class, and by the version that wrote it.
+
+    Raises:
+        ConfigurationError: It is not that of a text model whose attention can run in process.
+    """
     config: Any = native_config(raw, name)
     if not hasattr(config, "num_attention_heads"):
         raise ConfigurationError(
             f"{name}: models of the type {config.model_type!r} do not run in process, only text models with attention "
             "do, and no multimodal ones. Serve it, and use it as openai:MODEL@URL"
+        )
+    if other := other_attention(config):
+        raise ConfigurationError(
+            f"{name}: models of the type {config.model_type!r} do not run in process: {other}. Serve it, and use it as "
+            "openai:MODEL@URL"
         )
     return config
 
@@ -132,9 +144,12 @@ def _config(raw: dict[str, Any], name: str) -> Any:
 def _shapes(files: Sequence[Path]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the tensors of safetensors files, by their headers."""
     for file in files:
-        with safe_open(file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 - not a dictionary
-                yield key, tuple(opened.get_slice(key).get_shape())
+        try:
+            with safe_open(file, framework="pt") as opened:
+                shapes = [(key, tuple(opened.get_slice(key).get_shape())) for key in opened.keys()]  # noqa: SIM118
+        except SafetensorError as error:
+            raise ConfigurationError(f"{file} cannot be read ({error}); is the download complete?") from error
+        yield from shapes
 
 
 def check_fit(models: Sequence[ModelMemory], device: torch.device) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import digits, dtypes, early_exit, loading
 from rsd_integrations.huggingface.early_exit import Exits
-from rsd_integrations.huggingface.from_pretrained import load_tokenizer, native_config, quiet
+from rsd_integrations.huggingface.from_pretrained import load_tokenizer, loading_errors_of, native_config, quiet
 from rsd_integrations.huggingface.heads import EnsembleLinear, RewardHead, linear
 from rsd_integrations.huggingface.verifier import HuggingFaceVerifier
 from rsd_integrations.prm_formats import (
@@ -191,7 +191,7 @@ def _body(
     native: Any = MODEL_MAPPING[type(config)]
     # The body ignores the heads' tensors.
     body_class: Any = type(native.__name__, (native,), {"_keys_to_ignore_on_load_unexpected": [".*"]})
-    with quiet():
+    with quiet(), loading_errors_of(f"{weights.model}: transformers cannot load its body"):
         body, loading_info = body_class.from_pretrained(
             folder,
             config=config,

@@ -80,6 +80,8 @@ class TorchRunner(Runner):
         else:
             with explained(model):
                 expected = plain_output(model)  # with its original attention
+                if not torch.isfinite(expected).all():
+                    raise ValueError(f"its output in {self.dtype} is not finite (is the download complete?)")
                 attention.register()
                 model.set_attn_implementation(attention.NAME)
                 survey = survey_attention(model)

@@ -404,8 +404,14 @@ def chat_template(tokenizer: Tokenizer, arguments: Mapping[str, Any] | None = No
     """The chat template of a tokenizer; None if it has none.
 
     Raises:
-        ConfigurationError: The template does not use an argument, or there is none.
+        ConfigurationError: The template does not use an argument, there is none, or there are several without a
+            default.
     """
+    several = tokenizer.chat_template
+    if isinstance(several, dict) and "default" not in several:
+        raise ConfigurationError(
+            f"of the tokenizer's chat templates ({', '.join(several)}) none is named default; rename one, or keep one"
+        )
     if tokenizer.chat_template is not None:
         return ChatTemplate(tokenizer, arguments)
     if arguments:

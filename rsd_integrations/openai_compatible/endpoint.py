@@ -28,6 +28,7 @@ from rsd_integrations.openai_compatible.errors import EndpointError
 from rsd_integrations.openai_compatible.http_client import HttpClient
 from rsd_integrations.openai_compatible.http_connection import Response
 from rsd_integrations.openai_compatible.json_data import encoded
+from rsd_integrations.openai_compatible.profiles import hosted_at
 from rsd_integrations.openai_compatible.replies import Replies
 from rsd_integrations.openai_compatible.sending import Persistence, Sender
 
@@ -107,7 +108,8 @@ class Endpoint:
         self._sender = Sender(repr(self))
         self.key_env = key_env
         self._key = find_key(self.base_url, key_env)
-        self._replies = Replies(repr(self), self._key)
+        profile = hosted_at(self.base_url, model)
+        self._replies = Replies(repr(self), self._key, () if profile is None else profile.spent)
         self._connection: Connection | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
         waiting.register(self)

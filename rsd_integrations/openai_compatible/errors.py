@@ -104,6 +104,14 @@ def reason_in(body: str) -> str:
     return " ".join((title[1] if title else body).split()) or "no reason given"
 
 
+def code_in(body: str) -> str | None:
+    """The code in an error's body, in OpenAI's format."""
+    with suppress(ValueError, LookupError, TypeError):
+        code = json.loads(body)["error"]["code"]
+        return code if isinstance(code, str) else None
+    return None
+
+
 def readable(text: str, length: int = 400) -> str:
     """The beginning of an untrusted text, with control characters written out, since a terminal would obey them."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:length])

@@ -10,6 +10,7 @@ from rsd_integrations.openai_compatible.profile import Profile
 
 _OPENAI_HOSTS = ("api.openai.com/*", "*.api.openai.com/*")  # the latter for data residency: eu., us., …
 _AZURE_HOSTS = ("*.openai.azure.com/*", "*.services.ai.azure.com/*", "*.cognitiveservices.azure.com/*")
+_SPENT = frozenset({"insufficient_quota", "billing_not_active"})
 _SAMPLING = frozenset({"temperature", "top_p", "seed"})
 _LOGPROBS = frozenset({"logprobs", "top_logprobs"})
 _IN_FIELD = "in `reasoning_content` of the message"
@@ -25,6 +26,7 @@ HOSTED = (
         refuses=_SAMPLING | _LOGPROBS | {"stop"},
         thoughts="nowhere; they are counted and paid for",
         without_thoughts={"reasoning_effort": "none"},
+        spent=_SPENT,
         json_schema=True,
     ),
     Profile(
@@ -34,6 +36,7 @@ HOSTED = (
         cap="max_completion_tokens",
         logprobs=5,
         thoughts="these models do not think",
+        spent=_SPENT,
         json_schema=True,
     ),
     Profile(
@@ -45,6 +48,7 @@ HOSTED = (
         logprobs=20,
         thoughts="nowhere; they are counted and paid for",
         without_thoughts={"reasoning_effort": "none"},
+        spent=_SPENT,
         json_schema=True,
     ),
     Profile(

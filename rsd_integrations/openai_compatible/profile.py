@@ -93,5 +93,7 @@ class Profile:
     """Fields that put token counts into every event of a stream, since it may be closed early."""
     stream_usage: bool = True
     """Whether streams support usage through `stream_options`; others refuse or ignore it."""
+    spent: frozenset[str] = frozenset()
+    """Error codes of HTTP 429 that say that the account's money is spent; elsewhere they may mean throttling."""
     concurrency: int | None = None
     """Maximum concurrent requests, unless it or the user says otherwise; None for no limit."""

@@ -14,6 +14,9 @@ from rsd_integrations.openai_compatible.errors import CAPS
 _THOUGHTS = ("reasoning_content", "reasoning")
 _CONTINUES = ("continue_final_message", "add_generation_prompt", "prefix")
 _NO_IDS = "Unmapped prompt format"
+NO_MONEY = "the account has no credit left, or has reached its limit: see its plan and billing at the provider"
+FILTERED = frozenset({"content_filter", "content_policy_violation", "data_inspection_failed", "invalid_prompt"})
+"""Error codes with which a filter rejects a prompt: those of Azure, OpenAI and Alibaba."""
 _NO_PARSER = "--tool-call-parser"
 
 
@@ -24,6 +27,13 @@ def remedy_of_fault(reason: str) -> str | None:
             "this route of the gateway accepts no token ids. LiteLLM's provider text-completion-openai does; or "
             "remove profile=…, so that text is sent"
         )
+    return None
+
+
+def remedy_of_size(reason: str) -> str | None:
+    """The remedy if OpenAI answers HTTP 429 to a request that alone exceeds a minute's tokens; else None."""
+    if reason.startswith("Request too large"):
+        return "request fewer tokens (settings.max_step_tokens, a shorter prompt), or have the account's limit raised"
     return None
 
 
@@ -71,6 +81,8 @@ def remedy(field: str | None, reason: str, sent: Mapping[str, Any]) -> str:
             "start the server with --enable-auto-tool-choice and --tool-call-parser=NAME, the format of the model's "
             "calls"
         )
+    if "credit balance" in reason:  # Anthropic's
+        return NO_MONEY
     if field == "max_tokens" and "max_completion_tokens" in reason:
         return "give profile=openai_reasoning, whose requests use max_completion_tokens instead"
     if field == "max_completion_tokens" and "max_tokens" in reason.replace("max_completion_tokens", ""):

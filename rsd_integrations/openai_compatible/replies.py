@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import SecretStr
 
-from rsd_core import ConfigurationError, RunError
+from rsd_core import ConfigurationError, PromptError, RunError
 from rsd_integrations.openai_compatible.api_key import without_key
-from rsd_integrations.openai_compatible.errors import EndpointError, Refused, readable, reason_in
+from rsd_integrations.openai_compatible.errors import EndpointError, Refused, code_in, readable, reason_in
 from rsd_integrations.openai_compatible.json_data import decoded
-from rsd_integrations.openai_compatible.refusals import is_full, named_field, remedy, remedy_of_fault
+from rsd_integrations.openai_compatible.refusals import (
+    FILTERED,
+    NO_MONEY,
+    is_full,
+    named_field,
+    remedy,
+    remedy_of_fault,
+    remedy_of_size,
+)
 from rsd_integrations.openai_compatible.retry import AWAY, BUSY, is_retried, retry_after
 
 T = TypeVar("T")
@@ -27,10 +35,11 @@ class Replies:
     Args:
         name: The server's name, for messages.
         key: The key, which messages must not show.
+        spent: See `Profile.spent`.
     """
 
-    def __init__(self, name: str, key: SecretStr | None) -> None:
-        self._name, self._key = name, key
+    def __init__(self, name: str, key: SecretStr | None, spent: Collection[str] = ()) -> None:
+        self._name, self._key, self._spent = name, key, spent
         self._gave_json = False
 
     def refuse(self, status: int, headers: Mapping[str, str], text: str, sent: Mapping[str, Any]) -> NoReturn:
@@ -45,9 +54,17 @@ class Replies:
         Raises:
             EndpointError: A retry may help.
             Refused: It rejects the request.
+            PromptError: A filter rejects the prompt.
         """
-        reason = self.shown(reason_in(text))
+        reason, code = self.shown(reason_in(text)), code_in(text)
+        if status in (400, 403) and code in FILTERED:
+            raise PromptError(
+                f"a filter of {self._name} rejects the prompt: {reason}. It is not retried; use another prompt, or a "
+                "server without that filter"
+            )
         hopeless = remedy_of_fault(reason) if status == 500 else None
+        if status == 429 and self._spent:
+            hopeless = NO_MONEY if code in self._spent else remedy_of_size(reason)
         if is_retried(status) and hopeless is None:
             wait = retry_after(headers)
             raise EndpointError(
@@ -59,6 +76,7 @@ class Replies:
             )
         remedies = {
             401: "check the API key; key_env=NAME names the variable that holds it",
+            402: NO_MONEY,
             403: "check the API key; key_env=NAME names the variable that holds it",
             404: "check the model's name and the base URL, which usually ends in /v1",
         }

@@ -13,9 +13,9 @@ LONGEST_DELAY = 8.0
 _FIRST_DELAY = 0.5
 AWAY = (502, 503, 504, 520, 521, 522, 523, 524, 530)
 """Gateway statuses for an unavailable server; from 520 on Cloudflare's."""
-BUSY = (429, 529)
-"""Statuses of a healthy but overloaded server; the latter is Anthropic's."""
-_RETRIED = (408, 409, 425, 429)
+BUSY = (429, 498, 529)
+"""Statuses of a healthy but overloaded server; 498 is that of Groq's flexible tier, 529 Anthropic's."""
+_RETRIED = (408, 409, 425, 429, 498)
 
 
 def is_retried(status: int) -> bool:

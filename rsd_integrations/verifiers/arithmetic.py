@@ -6,7 +6,7 @@ import itertools
 import re
 from fractions import Fraction
 
-_NUMBER = r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
+_NUMBER = r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _TOKEN = re.compile(rf"\s*({_NUMBER}|[-+*/^()=≈])")
 _SPAN = re.compile(rf"(?:{_NUMBER}|[-+*/^()=≈\s])+")
 _LATEX = (
@@ -21,6 +21,12 @@ _OPERATIONS = frozenset(
     "times plus minus by over of mod than sin cos tan log ln exp sqrt gcd lcm max min".split()  # noqa: SIM905
 )
 _SCALES = frozenset("hundred thousand million billion dozen percent times plus minus mod over of".split())  # noqa: SIM905
+_REMAINDER = re.compile(
+    r"[\s,;(]*(?:(?:with|and|leaving)\s+)?(?:an?\s+|the\s+)?"
+    r"(?:remainder\b|rem(?:ainder)?\.?\s*[=:]?\s*\d|r(?:est)?\.?\s*[=:]?\s*\d|\d+\s+(?:is\s+)?left)",
+    re.IGNORECASE,
+)
+"""What follows a quotient without its fraction: `3 remainder 1`, `3 R1`, `3 with 1 left over`."""
 MAX_EXPONENT = 64
 """Larger powers are not checked: texts do not need them, and it would take too long."""
 
@@ -29,25 +35,28 @@ def equations(text: str) -> list[tuple[str, bool]]:
     """Every chain of equations with some arithmetic in a text, and whether all of its links are equal.
 
     Numbers may have thousands separators and currency signs; products and fractions may be LaTeX. A link written as
-    a decimal fraction may be rounded to its last digit, but a whole number may not, even after ≈. Anything but
-    arithmetic on plain numbers is skipped, except that decimal commas and remainders (`7 ÷ 2 = 3 remainder 1`) are not
-    recognised.
+    a decimal fraction may be rounded to its last digit, and after ≈ a whole number to its last one that is not 0.
+    Anything but arithmetic on plain numbers is skipped, as are quotients with a remainder, decimal commas, and
+    estimates by easier numbers (`19 * 5 ≈ 20 * 5`).
     """
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)
     chains = []
     for match in _SPAN.finditer(text):
-        links = re.split("[=≈]", match[0])
+        links, signs = re.split("[=≈]", match[0]), re.findall("[=≈]", match[0])
         if _goes_on_before(text[: match.start()], match[0]):
-            links = links[1:]
+            links, signs = links[1:], signs[1:]
         if _goes_on_after(text[match.end() :], match[0]):
-            links = links[:-1]
+            links, signs = links[:-1], signs[:-1]
         values = [_value(link) for link in links]
         shown = [(link.strip(), value) for link, value in zip(links, values, strict=True) if value is not None]
         if len(shown) < 2 or len(shown) < len(links) or not any(_operates(link) for link, _ in shown):
             continue
-        holds = all(_agree(a, b) for a, b in itertools.pairwise(shown))
-        chains.append((" = ".join(link for link, _ in shown), holds))
+        pairs = zip(signs, itertools.pairwise(shown), strict=True)
+        judged = [_agree(a, b, sign) for sign, (a, b) in pairs if sign == "=" or not _operates(b[0])]
+        if judged:
+            written = [f" {sign} {link}" for sign, (link, _) in zip(signs, shown[1:], strict=True)]
+            chains.append((shown[0][0] + "".join(written), all(judged)))
     return chains
 
 
@@ -55,7 +64,7 @@ def _goes_on_before(before: str, span: str) -> bool:
     """Whether the first link may be the end of something longer, such as a name or a function of it."""
     if not before.strip():
         return False
-    if span.lstrip()[:1] in tuple("+-*/^=≈"):
+    if span.lstrip()[:1] in tuple("+-*/^=≈") or (span[:1].isdigit() and re.search(r"\d,$", before)):
         return True
     last = re.search(r"\S+$", before.rstrip())
     if span[:1].isspace():
@@ -67,6 +76,8 @@ def _goes_on_after(after: str, span: str) -> bool:
     """Whether the last link may be the beginning of something longer, such as a multiple of a name."""
     if not after.strip():
         return False
+    if _REMAINDER.match(after) or (span[-1:].isdigit() and re.match(r",\d", after)):  # the latter in decimals: 2,5
+        return True
     if span[-1:].isspace():
         word = re.match(r"\w+", after)
         return after[0] in "%\\" or (word is not None and (len(word[0]) == 1 or word[0].lower() in _SCALES))
@@ -77,12 +88,22 @@ def _operates(link: str) -> bool:
     return re.search(r"[\d)]\s*[-+*/^]", link) is not None
 
 
-def _agree(a: tuple[str, Fraction], b: tuple[str, Fraction]) -> bool:
+def _agree(a: tuple[str, Fraction], b: tuple[str, Fraction], sign: str) -> bool:
     """Whether two links are equal, or one is the other rounded to as many digits as it shows."""
     return a[1] == b[1] or any(
-        "." in text and not _operates(text) and abs(value - other) <= Fraction(1, 2 * 10 ** len(text.partition(".")[2]))
+        not _operates(text) and abs(value - other) <= _rounding(text, sign)
         for text, value, other in ((a[0], a[1], b[1]), (b[0], b[1], a[1]))
     )
+
+
+def _rounding(number: str, sign: str) -> Fraction:
+    """The largest difference that rounding to the digits of a number makes."""
+    whole, point, decimals = re.sub(r"[^\d.]", "", number).partition(".")
+    if point:
+        return Fraction(1, 2 * 10 ** len(decimals))
+    digits = whole.strip("0")
+    zeros = len(whole) - len(whole.rstrip("0")) if digits else 0
+    return Fraction(10**zeros, 2) if sign == "≈" else Fraction(0)
 
 
 def _value(link: str) -> Fraction | None:

@@ -383,6 +383,7 @@ def test_thoughts_have_steps_of_their_own() -> None:
         (Delimiter(text="\n"), "a\nb", ["a\n", "b"]),
         (Sentence(), "It is 3.5. Is it? Yes!\n\nSo.", ["It is 3.5.", " Is it?", " Yes!", "\n\nSo."]),
         (Words(words=("Wait", "But")), "a\n\nb\n\nWait, c\n\nBut d", ["a\n\nb\n\n", "Wait, c\n\n", "But d"]),
+        (Words(words=("So ", "So,")), "a\n\nSome b\n\nSo c", ["a\n\nSome b\n\n", "So c"]),
     ],
 )
 def test_splitters_cut_where_they_say(splitter: Any, text: str, steps: list[str]) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma3Config, GPT2Config, MambaConfig, PreTrainedConfig
+from transformers import (
+    Gemma2Config,
+    Gemma3Config,
+    GPT2Config,
+    GptOssConfig,
+    GraniteMoeHybridConfig,
+    MambaConfig,
+    PreTrainedConfig,
+    StableLmConfig,
+)
 
 from rsd_core import ConfigurationError, as_prompt
 from rsd_core import Path as StepPath
@@ -59,10 +68,19 @@ def test_configurations_that_earlier_versions_of_transformers_wrote_are_read(
     assert (need.token, need.context) == (2 * 3 * 32 * 4, context)
 
 
-@pytest.mark.parametrize("config", [Gemma3Config(), MambaConfig()])
+@pytest.mark.parametrize(
+    "config",
+    [Gemma3Config(), MambaConfig(), Gemma2Config(), GptOssConfig(), StableLmConfig(), GraniteMoeHybridConfig()],
+)
 def test_models_that_do_not_run_in_process_are_refused_before_they_are_loaded(config: PreTrainedConfig) -> None:
     with pytest.raises(ConfigurationError, match=f"^mine: models of the type '{config.model_type}' do not run in proc"):
         memory.model_memory("mine", [], config.to_dict(), torch.float32)
+
+
+def test_keys_and_values_of_deepseek_have_their_own_widths() -> None:
+    raw = {"model_type": "deepseek_v3", "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4}
+    raw |= {"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 16, "max_position_embeddings": 256}
+    assert memory.model_memory("mine", [], raw, torch.float32).token == 3 * 4 * (8 + 4 + 16) * 4
 
 
 def test_weights_that_are_there_twice_count_once(tmp_path: Folder) -> None:

@@ -1,5 +1,6 @@
 """Logs and error messages: every retry and every degradation, no key, and no terminal control characters."""
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rsd_core import ConfigurationError, Path, RunError, StepRequest, as_prompt, load
+from rsd_core import ConfigurationError, Path, PromptError, RunError, StepRequest, as_prompt, load
 from rsd_core.blocking import wait_for
 from rsd_integrations.openai_compatible import Endpoint, EndpointError, OpenAIGenerator, Refused
 from rsd_integrations.openai_compatible.errors import readable, reason_in
@@ -31,6 +32,43 @@ def ask(endpoint: Endpoint) -> Any:
         return wait_for(endpoint.post("completions", BODY))
     finally:
         wait_for(endpoint.aclose())
+
+
+SPENT = json.dumps({"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}})
+FILTER = json.dumps({"error": {"message": "The prompt was filtered", "param": "prompt", "code": "content_filter"}})
+
+
+def refusal(status: int, text: str, url: str = "http://127.0.0.1:1/v1") -> Exception:
+    with pytest.raises((EndpointError, ConfigurationError)) as caught:
+        Endpoint("gpt-5", url, key_env="NO_KEY")._replies.refuse(status, {}, text, BODY)
+    return caught.value
+
+
+@pytest.mark.parametrize("url", ["https://api.openai.com/v1", "https://mine.openai.azure.com/openai/v1"])
+def test_a_spent_quota_is_not_waited_for_where_it_cannot_mean_throttling(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_KEY", "sk-none")
+    spent, busy, other = refusal(429, SPENT, url), refusal(429, "slow down", url), refusal(429, SPENT)
+    assert isinstance(spent, Refused)
+    assert "You exceeded your current quota. Remedy: the account has no credit left" in str(spent)
+    large = refusal(429, "Request too large for gpt-5 on tokens per min (TPM): Limit 30000, Requested 40190.", url)
+    assert "Remedy: request fewer tokens" in str(large)
+    assert isinstance(large, Refused)
+    assert isinstance(busy, EndpointError)
+    assert isinstance(other, EndpointError)
+    assert busy.throttled
+    assert other.throttled
+
+
+def test_a_refusal_says_whether_money_or_the_prompt_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_KEY", "sk-none")
+    assert "Remedy: the account has no credit left" in str(refusal(402, "Insufficient Balance"))
+    assert "Remedy: the account has no credit left" in str(refusal(400, "Your credit balance is too low"))
+    assert isinstance(refusal(400, FILTER), PromptError)
+    flexible = refusal(498, "capacity exceeded")
+    assert isinstance(flexible, EndpointError)
+    assert flexible.throttled
 
 
 def test_every_retry_is_logged_with_its_request_attempt_reason_and_pause(

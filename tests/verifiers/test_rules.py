@@ -35,6 +35,12 @@ def judged(rule: Arithmetic | Format | Repetition, text: str, path: Path = START
         "(0 - 3) + 5 = 2",
         "we get \\boxed{3 + 4 = 7}",
         "7 = 3 + 4",
+        "10/3 ≈ 3 each",
+        "1000/3 \\approx 333",
+        "2000/3 ≈ 670 or so",
+        "19.8 * 5 ≈ 20 * 5 = 100",
+        "1,500 + 500 = 2,000, as expected",
+        "7 = 8 - 1, and 7 ÷ 2 = 3 remainder 1",
     ],
 )
 def test_right_arithmetic_is_right(text: str) -> None:
@@ -52,6 +58,11 @@ def test_right_arithmetic_is_right(text: str) -> None:
         "\\frac{1}{2} + \\frac{1}{4} = \\frac{2}{6}",
         "2^10 = 1000",
         "x = 3 + 4 = 8",
+        "10/3 = 3 each",
+        "10/3 ≈ 4 each",
+        "10/3 ≈ 0 each",
+        "2000/3 ≈ 660 or so",
+        "1,500 + 500 = 2,001",
     ],
 )
 def test_wrong_arithmetic_is_wrong(text: str) -> None:
@@ -78,6 +89,16 @@ def test_wrong_arithmetic_is_wrong(text: str) -> None:
         "((((((1",
         "a = b",
         "4 * 5! = 480",
+        "7 ÷ 2 = 3 remainder 1",
+        "7 / 2 = 3, remainder 1.",
+        "7 / 2 = 3 R1",
+        "7 / 2 = 3 with a remainder of 1",
+        "7 / 2 = 3 with 1 left over",
+        "7 \\div 2 = 3 \\text{ R } 1",
+        "1,5 + 1 = 2,5",
+        "0,250 * 0,500 = 0,125",
+        "3 * 0,5 = 1,5",
+        "19.8 * 5 ≈ 20 * 5",
     ],
 )
 def test_only_plain_arithmetic_is_checked(text: str) -> None:
