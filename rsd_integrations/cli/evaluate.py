@@ -161,8 +161,16 @@ def eval_(
         return configured(own, draft, target, verifier, policy, temperature, seed, source=source, **options)
 
     if task == "processbench":
-        misplaced = {"methods": methods, "markdown": markdown_file, "plot": plot, "journal": journal, "recipe": recipe}
-        misplaced |= {"record": record, "replay": replay, "rows": rows, "seed": seed, "seeds": seeds, "draft": draft}
+        misplaced: dict[str, object] = {"methods": methods, "markdown": markdown_file, "plot": plot, "recipe": recipe}
+        misplaced |= {
+            "journal": journal,
+            "record": record,
+            "replay": replay,
+            "rows": rows,
+            "seed": seed,
+            "seeds": seeds,
+            "draft": draft,
+        }
         misplaced |= {"target": target, "policy": policy, "temperature": temperature, **options}
         _refuse_for_processbench(**misplaced)
         check_outputs(json=json_file)

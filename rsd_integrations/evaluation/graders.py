@@ -163,7 +163,9 @@ def _verified(reference: str, text: str) -> bool:
 
 def _in_latex(text: str) -> str:
     """A text whose roots, infinities and empty sets are written as math-verify reads them."""
-    text = re.sub(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\w+))", lambda found: rf"\sqrt{{{found[found.lastindex]}}}", text)
+    text = re.sub(
+        r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\w+))", lambda found: rf"\sqrt{{{found[found.lastindex or 0]}}}", text
+    )
     return re.sub("|".join(map(re.escape, _SYMBOLS)), lambda found: _SYMBOLS[found[0]], text)
 
 

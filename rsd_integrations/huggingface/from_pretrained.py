@@ -125,7 +125,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickl
     """
     from transformers import AutoModelForCausalLM
 
-    loaded: tuple[PreTrainedModel, Any]
+    loaded: Any  # a pair, which its types do not say
     with quiet(), loading_errors_of(f"{folder}: transformers cannot load it"):
         loaded = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -34,7 +34,8 @@ def written(folder: Path, file: str, text: str) -> None:
 
 
 def as_reward_model(folder: Path) -> None:
-    Qwen2ForSequenceClassification(config(tie_word_embeddings=False, num_labels=1)).save_pretrained(folder)
+    model = Qwen2ForSequenceClassification(config(tie_word_embeddings=False, num_labels=1))  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
 
 
 def without(folder: Path, tensor: str) -> None:
