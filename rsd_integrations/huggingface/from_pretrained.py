@@ -134,8 +134,8 @@ def load_causal_lm(folder: Path, dtype: torch.dtype, device: torch.device, pickl
             use_safetensors=None if pickles else True,
             output_loading_info=True,
         )
-    model, info = loaded
-    if missing := sorted(map(str, info["missing_keys"])):
+    model: PreTrainedModel = loaded[0]
+    if missing := sorted(map(str, loaded[1]["missing_keys"])):
         raise ConfigurationError(
             f"{folder}: {len(missing)} tensors of a language model are missing in its weights, "
             f"{', '.join(missing[:3])} first. Is the download complete? A reward model is used as prm:…, and "
