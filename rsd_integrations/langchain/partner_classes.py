@@ -21,7 +21,6 @@ from langchain_core.runnables.base import RunnableBindingBase
 from rsd_core import ConfigurationError
 from rsd_integrations.langchain.compositions import AnyRunnable, models_in, rebuilt, unbound
 from rsd_integrations.langchain.identities import model_name
-from rsd_integrations.openai_compatible.base_url import is_openai
 
 SENDS = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 """Fields of a step's request that may be sent with each call."""
@@ -260,7 +259,7 @@ def prefix_fault(model: AnyRunnable, mode: str) -> str | None:
     host = _host(model)
     if host == "api.deepseek.com" and mode != "prefix_flag":
         return f"DeepSeek continues only a marked message, and {_DEEPSEEK}"
-    if mode != "completion" and (is_openai(f"https://{host}") or host.endswith(".azure.com")):
+    if mode != "completion" and f".{host}".endswith((".api.openai.com", ".azure.com")):  # regional hosts included
         return "OpenAI's API does not continue a begun answer: base_url=… names a server that does"
     partner = partner_of(model)
     if partner is None:
