@@ -16,9 +16,13 @@ _CHOSEN = re.compile(
 _LETTER_NEXT = r"\s*(?:(?:maybe|perhaps|possibly|option|choice)\s+)*(?:[(\[]?[A-J](?![\w'’])|\(?[a-j]\))"
 _ANOTHER = re.compile(rf"\)?\s*(?:,|/|&|\+|\bplus\b|\bas well as\b|\bor\b|\band\b)\s*(?:\bor\b|\band\b)?{_LETTER_NEXT}")
 _ONE_MORE = re.compile(rf"\b(?:or|and)\b{_LETTER_NEXT}")
-_REJECTED = re.compile(
-    r"[\s.):\]*]*(?:(?:is|was|seems|looks)\s+(?:\w+\s+)?(?:not|wrong|incorrect|false)\b|(?:is|was|ca)n['’]t\b|cannot\b)"
-)
+_FALSE = r"(?:is|was|seems|looks)\s+(?:\w+\s+)?(?:wrong|incorrect|false)\b"
+_NOT = r"(?:(?:is|was|seems|looks)\s+(?:\w+\s+)?not|(?:is|was)n['’]t)\b"
+_CANNOT = r"(?:cannot|can['’]t)\s+(?!be\s+\w+ed\b)"
+_RIGHT = r"\s*(?:be\s+)?(?:right|correct|true|valid|possible|(?:the|an?)\s+(?:\w+\s+)?(?:answer|option|choice))\b"
+_REJECTED = re.compile(rf"[\s*]*(?:{_FALSE}|{_NOT}|{_CANNOT})")
+_MARKED_REJECTED = re.compile(rf"[\s.):\]*]*(?:{_FALSE}|(?:{_NOT}|{_CANNOT}){_RIGHT})")
+"""The same after a letter in brackets or with a mark, which its text may follow: `(D) is not continuous`."""
 HEDGED = re.compile(
     r"\b(?:not|or|but|though|although|however|some|maybe|perhaps|neither|nor|if)\b|n['’]t\b", re.IGNORECASE
 )
@@ -31,9 +35,11 @@ _OPEN_BEFORE = re.compile(
     r"|\d\s*remainder|[±<>≤≥≠^_]|\d\s*(?:and|to|[-–,:*×+]))\s*$",
     re.IGNORECASE,
 )
+_NO_FACTOR = r"(?:end|black|square|Box|qed|hfill|hspace|hskip|q?quad|label|tag|checkmark|implies|Rightarrow|Omega)"
+"""Commands after a number that end a proof or a line, go on to a conclusion, or are a unit."""
 _OPEN_AFTER = re.compile(
     r"[^\W\d]*_|\s*(?:(?:or|and|to)\s+[-$€£]?\d|and an? (?:half|third|quarter)\b|out of\b|or (?:more|less|fewer)\b"
-    r"|[-–±/:*×+^,]\s*\d|[\^*×±+!π√∞]|\\[a-zA-Z])"
+    rf"|[-–±/:*×+^,]\s*\d|[\^*×±+!π√∞]|\\(?!{_NO_FACTOR})[a-zA-Z])"
 )
 
 
@@ -69,7 +75,8 @@ def chosen(reading: str) -> str | None:
     rest = reading[found.end() :]
     if found[3] in ("A", "I") and re.match(r"\s+(?!(?:is|because|since|as|with|and|or)\b)[a-z]", rest):
         return None  # an article, a pronoun
-    if _ANOTHER.match(rest) or _ONE_MORE.search(rest) or _REJECTED.match(rest):
+    rejected = _MARKED_REJECTED if found[3] is None else _REJECTED
+    if _ANOTHER.match(rest) or _ONE_MORE.search(rest) or rejected.match(rest) or _MARKED_REJECTED.match(rest):
         return None
     return str(next(filter(None, found.groups()))).upper()
 
@@ -95,7 +102,7 @@ _ENDS = re.compile(
     rf"(?:\b(not|cannot|never|neither)\s+(?:\w+\s+)?|(n['’]t)\s+(?:\w+\s+)?|\b){_POLAR}\W*$", re.IGNORECASE
 )
 _UNSURE = re.compile(
-    r"(?:\bwhether\b[^,;:]*|\b(?:unsure|unclear|(?:not|n['’]t)\s+(?:sure|certain|clear|known))\b.*"
+    r"(?:\b(?:whether|unsure|unclear|(?:not|n['’]t)\s+(?:sure|certain|clear|known))\b[^,;:]*"
     r"|\b(?:hardly|part(?:ial)?ly)\s+\w+)\W*$",
     re.IGNORECASE,
 )
