@@ -95,7 +95,9 @@ def shards(folder: Path, model: str, pickles: bool = False) -> list[Path]:
     if files and all(file.match("adapter_model*") for file in files):
         raise ConfigurationError(f"{model}: its weights are those of an adapter{_MERGE}")
     index = folder / "model.safetensors.index.json"
-    if index.exists() and (lost := {*_read_json(index).get("weight_map", {}).values()} - {file.name for file in files}):
+    names = {file.name for file in files}
+    read = index.exists() and "model.safetensors" not in names  # which comes first: the index is then an older one's
+    if read and (lost := {*_read_json(index).get("weight_map", {}).values()} - names):
         raise ConfigurationError(f"{model}: {min(lost)} is missing in {folder}; is the download complete?")
     if not files and not pickles:
         raise ConfigurationError(

@@ -13,6 +13,7 @@ from transformers import Qwen2ForSequenceClassification
 
 from rsd_core import ConfigurationError
 from rsd_integrations.huggingface import load_generator
+from rsd_integrations.huggingface.loading import shards
 from tests.huggingface.tiny import config, make_causal_lm
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
@@ -53,6 +54,11 @@ def as_adapter(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "adapter_model.safetensors")
 
 
+def with_a_lost_shard(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "model-1.safetensors")
+    written(folder, INDEX, '{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}')
+
+
 def without_tokenizer(folder: Path) -> None:
     for file in folder.glob("tokenizer*"):
         file.unlink()
@@ -78,7 +84,7 @@ def with_named_templates(folder: Path) -> None:
         (lambda folder: written(folder, "config.json", "{"), r"config\.json is not JSON"),
         (lambda folder: written(folder, "config.json", "[]"), r"config\.json holds no JSON object"),
         (lambda folder: written(folder, WEIGHTS, LFS), r"cannot be read .* is the download complete\?"),
-        (lambda folder: written(folder, INDEX, '{"weight_map": {"a": "model-2.safetensors"}}'), "model-2.* is missing"),
+        (with_a_lost_shard, "model-2.* is missing"),
         (lambda folder: written(folder, "tokenizer.json", LFS), "transformers cannot load its tokenizer"),
         (without_tokenizer, "its tokenizer has no vocabulary"),
         (with_named_templates, r"chat templates \(rag\) none is named default"),
@@ -92,3 +98,10 @@ def test_what_cannot_be_loaded_is_refused_in_words(
     spoil(folder)
     with pytest.raises(ConfigurationError, match=told):
         load_generator(str(folder))
+
+
+def test_an_index_beside_whole_weights_is_not_read(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    written(folder, INDEX, '{"weight_map": {"a": "model-2.safetensors"}}')
+    assert shards(folder, "a model") == [folder / WEIGHTS]
