@@ -234,11 +234,7 @@ def eval_(
         (f"{name}: {line}" for name, lines in idle for line in lines),
         "These figures are not the method's. Fix the cause, then run the same command again",
     )
-    measured = [method for report in reports for method in report.methods.values()]
-    if failed := sum(method.errors for method in measured):
-        asked = counted(sum(method.n for method in measured), "answer")
-        again = "the same command retries them" if journal is not None else "with --journal FILE, only they are retried"
-        raise RSDError(f"{failed} of {asked} failed and were graded as far as they were written. Run again: {again}")
+    _end_if_failed(reports, replayed=tape is not None, journaled=journal is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +330,16 @@ def _refuse_for_processbench(**options: object) -> None:
             f"processbench measures a verifier; {', '.join(misplaced)} {'is' if len(misplaced) == 1 else 'are'} for "
             "the other tasks. It takes --data, --verifier or --config, --threshold, --n, --concurrency and --json"
         )
+
+
+def _end_if_failed(reports: list[Report], *, replayed: bool, journaled: bool) -> None:
+    """End the command with an error if answers failed."""
+    measured = [method for report in reports for method in report.methods.values()]
+    if failed := sum(method.errors for method in measured):
+        asked = counted(sum(method.n for method in measured), "answer")
+        again = "the same command retries them" if journaled else "with --journal FILE, only they are retried"
+        again = "A replay gives the same again: record the run anew" if replayed else f"Run again: {again}"
+        raise RSDError(f"{failed} of {asked} failed and were graded as far as they were written. {again}")
 
 
 def _tell_of_method(config: dict[str, Any], source: str) -> None:

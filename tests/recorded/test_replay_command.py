@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from rsd_core import RSDConfig, RSDError
+from rsd_core import Path as StepPath
+from rsd_core import RSDConfig, RSDError, Step, load
+from rsd_core.testing import ScriptedVerifier
 from rsd_integrations.cli.app import app
 from rsd_integrations.evaluation import Evaluation, evaluate
 from rsd_integrations.recorded import RECORDED_RUNS, MissingCallError, Replay
@@ -87,6 +89,27 @@ def test_options_without_a_meaning_in_a_replay_are_refused(tmp_path: Path) -> No
             rsd("eval", "--replay", "embedded", option, str(tmp_path / "x"))
     with pytest.raises(RSDError, match="--record, --seeds are for the other tasks"):
         rsd("eval", "--task", "processbench", "--record", "x", "--seeds", "2")
+
+
+def test_a_replay_of_failed_answers_names_no_journal_which_it_does_not_take(
+    problems: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(path: StepPath, _: Step) -> float:
+        if "Hall 3" in path.prompt[-1].content:
+            raise ConnectionError("gone")
+        return 0.9
+
+    def loaded(spec: str, *more: Any) -> Any:
+        return ScriptedVerifier(score) if spec == "scripted:verifier" else load(spec, *more)
+
+    monkeypatch.setattr("rsd_integrations.recorded.recorder.load", loaded)
+    settings, record = tmp_path / "rsd.yaml", str(tmp_path / "run.jsonl.gz")
+    settings.write_text("settings: {on_verifier_error: raise}")
+    words = ["--config", str(settings), "--task", problems, "--all", "--methods", "rsd", *SCRIPTED]
+    with pytest.raises(RSDError, match=r"1 of 6 answers failed .*with --journal FILE"):
+        rsd("eval", *words, "--record", record)
+    with pytest.raises(RSDError, match=r"1 of 6 answers failed .*: record the run anew$"):
+        rsd("eval", "--replay", record)
 
 
 def apart(figures: Any) -> tuple[Any, list[float]]:
