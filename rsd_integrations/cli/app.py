@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+import re
 import sys
 import traceback
 import warnings
@@ -72,7 +73,9 @@ class _Shown(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from rsd_integrations.cli.terminal import say
 
-        message = (str(record.msg), *(str(part) for part in record.args or () if not isinstance(part, int | float)))
+        parts = [part for part in record.args or () if not isinstance(part, int | float)]
+        texts = [re.sub(r"\d+", "", str(part)) if isinstance(part, Exception) else str(part) for part in parts]
+        message = (str(record.msg), *texts)
         if message not in self._said:
             self._said.add(message)
             say(f"{record.levelname.capitalize()}: {record.getMessage()}", "yellow")

@@ -59,7 +59,7 @@ def test_commands_show_what_degrades_once(monkeypatch: pytest.MonkeyPatch, capsy
         main()
     capsys.readouterr()
     ours, core = logging.getLogger("rsd_integrations.ray.pool"), logging.getLogger("rsd_core.calls")
-    for died, why in ((3, "gone"), (2, "gone"), (1, "no memory")):
+    for died, why in ((3, "gone"), (2, "gone"), (1, "no memory"), *((1, RSDError(f"{n} MiB")) for n in (2, 3))):
         ours.warning("an actor died; its %d requests are repeated: %s", died, why)
     ours.info("a retry")
     core.warning("step %d: %s", 1, "drafter_error")  # summed up at the end
@@ -67,6 +67,7 @@ def test_commands_show_what_degrades_once(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err.splitlines() == [
         "Warning: an actor died; its 3 requests are repeated: gone",
         "Warning: an actor died; its 1 requests are repeated: no memory",
+        "Warning: an actor died; its 1 requests are repeated: 2 MiB",
         "Error: an observer failed",
     ]
 
