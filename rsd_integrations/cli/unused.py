@@ -14,9 +14,10 @@ ROLES = {"draft": "drafter", "target": "target", "verifier": "verifier"}
 
 
 def refuse_unused(config: RSDConfig, data: Mapping[str, Any], source: str, **options: Any) -> None:
-    """Refuse options of the command line that the method does not use, and warn of such fields of a file.
+    """Refuse options of the command line that the method does not use; warn of such models and fields of a file.
 
-    A file may be for several methods, and models of all roles are expected in one.
+    The models of all roles are expected in a file, which may be for several methods. On the command line they stay
+    where only `--method` changes, to compare it with others.
 
     Args:
         config: What both make.
@@ -28,10 +29,14 @@ def refuse_unused(config: RSDConfig, data: Mapping[str, Any], source: str, **opt
         ConfigurationError: An option has no effect.
     """
     name = _name(config.method)
-    if idle := idle_options([config.method], config.settings, **options):
+    unused = idle_options([config.method], config.settings, **options)
+    models = [option for option in unused if option[2:] in ROLES]
+    if idle := [option for option in unused if option not in models]:
         raise ConfigurationError(
             f"the method {name!r} does not use {', '.join(idle)}: remove {them(idle)}, or choose another --method"
         )
+    if models:
+        say(f"Warning: the method {name!r} does not use {', '.join(models)}", "yellow")
     settings = data.get("settings")
     own = {name: settings.get(name) for name in ("lookahead", "hedge")} if isinstance(settings, Mapping) else {}
     fields = {"policy": data.get("policy"), "thoughts": data.get("thoughts"), **own}

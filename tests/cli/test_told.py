@@ -208,14 +208,12 @@ NOTHING: dict[str, str | None] = dict.fromkeys(("draft", "target", "verifier", "
         (["--method", "target", "--policy", "sigmoid"], "the method 'target' does not use --policy: remove it"),
         (
             ["--method", "target", "--lookahead", "3", "--hedge", "0.5", "--verifier", "scripted:verifier"],
-            "the method 'target' does not use --verifier, --lookahead, --hedge: remove them",
+            "the method 'target' does not use --lookahead, --hedge: remove them",
         ),
         (["--method", "rsd@sigmoid", "--policy", "clipping"], "the method 'rsd@sigmoid' does not use --policy"),
-        (["--method", "rsd:verifier=scripted:verifier", "--verifier", "scripted:verifier"], "does not use --verifier"),
         (["--method", "gsi:4", "--lookahead", "1"], "the method 'gsi' does not use --lookahead"),
         (["--method", "majority:4,temperature=1", "--temperature", "0.5"], "'majority' does not use --temperature"),
         (["--method", "first_steps:2", "--hedge", "0.5"], "the method 'first_steps' does not use --hedge"),
-        (["--method", "speculative:lookup", "--draft", "scripted:draft"], "does not use --draft"),
     ],
 )
 def test_options_that_the_method_does_not_use_are_refused(tmp_path: Path, words: list[str], told: str) -> None:
@@ -240,6 +238,21 @@ def test_options_that_the_method_does_not_use_are_refused(tmp_path: Path, words:
 )
 def test_options_that_the_method_uses_are_taken(words: list[str]) -> None:
     assert rsd("run", "q", *words).exit_code == 0
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize(
+    ("method", "unused"),
+    [
+        ("target", "--draft, --verifier"),
+        ("draft", "--target, --verifier"),
+        ("rsd:verifier=scripted:verifier", "--verifier"),
+    ],
+)
+def test_models_may_stay_where_the_method_changes_and_are_told(method: str, unused: str) -> None:
+    shown = rsd("run", "q", *SCRIPTED, "--method", method)
+    assert shown.exit_code == 0
+    assert f"Warning: the method {method.partition(':')[0]!r} does not use {unused}\n" in shown.stderr
 
 
 @pytest.mark.usefixtures("models")

@@ -213,9 +213,9 @@ def problems(tmp_path: Path) -> str:
 
 def test_the_table_fits_into_80_columns_and_says_what_was_run(problems: str, tmp_path: Path) -> None:
     words = ["eval", "--task", problems, "--all", *WORDS, "--policy", "first_steps:1/binary_step:0.5", "--seeds", "2"]
-    shown = invoked(*words, "--methods", "rsd@budget_aware:0.1;best_of_n:2,aggregate=min;target")
+    shown = invoked(*words, "--methods", "rsd;rsd@budget_aware:0.1;best_of_n:2,aggregate=min;target")
     assert max(map(len, shown.splitlines())) <= 80
-    assert len(re.findall(r"\d\.\d{3} \([.\d]+–[.\d]+\)", shown)) == 3  # figures stay on one line, names may go on
+    assert len(re.findall(r"\d\.\d{3} \([.\d]+–[.\d]+\)", shown)) == 4  # figures stay on one line, names may go on
     flat = " ".join(shown.split())
     assert "seeds 1 to 2" in flat
     assert "drafter scripted:draft, verifier scripted:verifier, target scripted:target" in flat
