@@ -128,7 +128,7 @@ def _installed(group: str, *path: str) -> Mapping[str, Plugin]:
     """The plugins of a group."""
     by_name: dict[str, Plugin] = {}
     for point in _entry_points(*path).select(group=group):
-        package = (point.dist and point.dist.name) or point.module  # broken metadata has no name
+        package = (point.dist and point.dist.metadata.get("Name")) or point.module  # broken metadata has no name
         first = by_name.setdefault(point.name, Plugin(point.name, point.value, package))
         if first.package != package:
             by_name[point.name] = replace(first, rivals=(*first.rivals, package))

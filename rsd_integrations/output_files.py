@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -13,6 +14,21 @@ from rsd_core import ConfigurationError, RSDError
 
 ROOM = 4096
 """Bytes written as a test; a full file system refuses them."""
+
+
+def real_path(path: Path) -> Path:
+    """A path without links.
+
+    Raises:
+        OSError: Its links lead in a circle.
+    """
+    try:
+        real = path.resolve()
+    except RuntimeError:  # links in a circle, before Python 3.13, which leaves them as they are
+        real = path
+    if real.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return real
 
 
 def check_output(file: Path, option: str) -> None:
@@ -28,7 +44,7 @@ def check_output(file: Path, option: str) -> None:
     try:
         if _is_device(file):
             return
-        target = file.resolve()
+        target = real_path(file)
         if target.is_dir():
             raise ConfigurationError(f"{option} {file} is a folder; give a file in it")
         if not target.parent.is_dir():
@@ -40,7 +56,7 @@ def check_output(file: Path, option: str) -> None:
             trial.write_bytes(bytes(ROOM))
         finally:
             trial.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:  # the latter of links in a circle
+    except OSError as error:
         raise ConfigurationError(f"{option} {file} cannot be written: {_why(error)}; name another file") from error
 
 
@@ -60,7 +76,7 @@ def write_output(file: Path, write: str | Callable[[Path], object]) -> None:
         if _is_device(file):
             _write(file, write)
             return
-        target = file.resolve()
+        target = real_path(file)
         fresh = _beside(target)
         try:
             _write(fresh, write)
@@ -90,7 +106,7 @@ def new_file(file: Path) -> Iterator[Path]:
     if file.exists():
         raise ConfigurationError(f"{file} exists; choose another file")
     check_output(file, "the file")
-    target = file.resolve()
+    target = real_path(file)
     fresh = _beside(target)
     try:
         yield fresh
@@ -118,7 +134,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         RSDError: It could not be written to its end; nothing is left of it.
     """
     try:
-        target = folder.resolve()
+        target = real_path(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             holds = "already contains a checkpoint" if (target / "config.json").exists() else "is not an empty folder"
             raise ConfigurationError(f"{folder} {holds}; choose another folder")
@@ -126,7 +142,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         (fresh / "trial").write_bytes(bytes(ROOM))
         (fresh / "trial").unlink()
-    except (OSError, RuntimeError) as error:  # the latter of links in a circle
+    except OSError as error:
         raise ConfigurationError(f"{folder} cannot be written: {_why(error)}; choose another folder") from error
     try:
         yield fresh
@@ -145,8 +161,8 @@ def _is_device(file: Path) -> bool:
     return file.exists() and not file.is_file() and not file.is_dir()
 
 
-def _why(error: OSError | RuntimeError) -> object:
-    return getattr(error, "strerror", None) or error
+def _why(error: OSError) -> object:
+    return error.strerror or error
 
 
 def _umask() -> int:

@@ -45,7 +45,8 @@ def environment(folder: Path, extra: str = "", *, source: bool = True) -> Path:
     (site,) = folder.glob("lib/python*/site-packages")
     for installed in required(extra):
         for name in {file.parts[0] for file in installed.files or ()} - {"..", "__pycache__"}:
-            (site / name).symlink_to(str(installed.locate_file(name)))
+            if not (site / name).exists():  # several distributions may share a folder, as NVIDIA's do
+                (site / name).symlink_to(str(installed.locate_file(name)))
     for name in ("rsd_core", "rsd_integrations") if source else ():
         (site / name).symlink_to(ROOT / name)
     return folder / "bin" / "python"

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from rsd_core import ConfigurationError, MissingDependency
+from rsd_integrations.output_files import real_path
 
 PATIENCE = 1.0
 """Seconds that a process may take between taking the lock and noting its id."""
@@ -32,9 +33,9 @@ class WriterLock:
                 "portalocker", "cli", "a journal, which one process may write at a time,"
             ) from missing
         try:
-            real = file.resolve()  # one lock for all links to it
-        except (OSError, RuntimeError) as error:  # a cycle of links
-            raise ConfigurationError(f"{file} cannot be found: {error}; name another file") from error
+            real = real_path(file)  # one lock for all links to it
+        except OSError as error:
+            raise ConfigurationError(f"{file} cannot be found: {error.strerror or error}; name another file") from error
         if not real.parent.is_dir():
             raise ConfigurationError(f"{file}: the folder {real.parent} does not exist; create it first")
         self._lock = PidFileLock(real.with_name(f".{real.name}.writer"), timeout=0)

@@ -141,6 +141,9 @@ def _silence() -> Any:
     return None if sys.platform == "win32" else ctypes.cast(ctypes.CDLL(None).abs, _LOG_CALLBACK)
 
 
+_LIBGOMP = "It is GCC's library for threads: apt install libgomp1 on Debian and Ubuntu, dnf install libgomp on Fedora"
+
+
 class Library:
     """The C functions of one shared object, called with its verified layout.
 
@@ -158,7 +161,8 @@ class Library:
         try:
             self._functions = ctypes.CDLL(str(candidate.file))
         except OSError as error:
-            raise ConfigurationError(f"{self.source} cannot be loaded: {error}") from error
+            remedy = ". " + _LIBGOMP if "libgomp" in str(error) else ""  # minimal images of containers lack it
+            raise ConfigurationError(f"{self.source} cannot be loaded: {error}{remedy}") from error
         missing = [name for name in FUNCTIONS if not hasattr(self._functions, name)]
         if missing:
             raise ConfigurationError(f"{self.source} lacks required functions of llama.cpp: {', '.join(missing)}")

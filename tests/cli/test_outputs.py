@@ -280,14 +280,16 @@ def test_a_checkpoint_is_written_as_a_whole_or_not_at_all(tmp_path: Path, monkey
             rsd("merge", "a", "b", folder)
 
 
-@pytest.mark.parametrize("name", ["loop", "n" * 300])
-def test_a_name_that_leads_nowhere_is_one_line(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"), [("loop", "Too many levels of symbolic links"), ("n" * 300, "File name too long")]
+)
+def test_a_name_that_leads_nowhere_is_one_line(tmp_path: Path, name: str, why: str) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(ConfigurationError, match=r"--json .* cannot be written: (Symlink loop|File name too long)"):
+    with pytest.raises(ConfigurationError, match=f"--json .* cannot be written: {why}"):
         check_output(tmp_path / name, "--json")
-    with pytest.raises(ConfigurationError, match=r"(Symlink loop|File name too long)"):
+    with pytest.raises(ConfigurationError, match=why):
         Journal(tmp_path / name, {})
-    with pytest.raises(ConfigurationError, match=r"(Symlink loop|File name too long).*; choose another folder"):
+    with pytest.raises(ConfigurationError, match=f"{why}.*; choose another folder"):
         new_folder(tmp_path / name).__enter__()
 
 

@@ -141,6 +141,15 @@ def test_another_library_on_the_machine_is_not_llama_cpp() -> None:
         Library(Candidate(libc, "libc"))
 
 
+def test_a_library_that_a_minimal_system_lacks_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(_: str) -> ctypes.CDLL:
+        raise OSError("libgomp.so.1: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(ctypes, "CDLL", without)
+    with pytest.raises(ConfigurationError, match=r"libgomp.so.1.*apt install libgomp1"):
+        Library(Candidate(Path("x.so"), "xllamacpp 1"))
+
+
 def test_a_file_that_is_not_a_library_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "libllama.so"
     file.write_text("no")
